@@ -1,0 +1,1 @@
+//! The host agent: runs on every EC2 host, started by cfn-hup.

@@ -1,0 +1,1 @@
+//! A place to run porter without an AWS account.

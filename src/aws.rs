@@ -1,0 +1,1 @@
+//! The only files that know the AWS SDK: one per service, our types out.

@@ -1,0 +1,1 @@
+//! THE deploy: the steps of `docs/hotswap.md`, in order.

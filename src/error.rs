@@ -1,0 +1,1 @@
+//! The errors, their codes, hints and exit statuses.

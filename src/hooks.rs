@@ -1,0 +1,1 @@
+//! Runs the user's hooks at their named moments (D-HOOK).

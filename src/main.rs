@@ -1,0 +1,3 @@
+//! The `porter` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Builds the containers and takes the images apart (D-PACK).

@@ -1,0 +1,1 @@
+//! What the hosts receive: blobs and manifest (D-PAY).

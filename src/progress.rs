@@ -1,0 +1,1 @@
+//! What a step may tell the operator: bars, plain lines, silence.

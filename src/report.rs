@@ -1,0 +1,1 @@
+//! The outcome per region and host, for people and as JSON.

@@ -1,0 +1,1 @@
+//! The user's CloudFormation in, the final one out; pure (D-TPL).

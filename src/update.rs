@@ -1,0 +1,1 @@
+//! Creates or updates the stack and follows it to its end.
