@@ -4,6 +4,7 @@
 //! One local cloud serves all promises, one after the other: each deploys a service of its own and deletes its stack.
 //! `cargo test --test e2e -- NAME` runs those whose name contains NAME.
 
+mod aws;
 mod cloud;
 mod load;
 mod promises;
