@@ -40,6 +40,9 @@ pub struct Report {
     pub to: Digest,
     /// Bytes moved.
     pub bytes: Bytes,
+    /// Why an active blackout window did not count (D-CFG-113).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_blackout: Option<String>,
     /// One entry a region.
     pub regions: Vec<RegionReport>,
 }
