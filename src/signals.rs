@@ -12,4 +12,5 @@ pub mod watch;
 
 pub use tally::{HostState, Membership, Observation, Phase, Reconciliation, Tally, Verdict};
 
+pub use wait::{End, Outcome, Received, Region, wait};
 pub use watch::{Due, Ended, Mark, Pace, Watch};
