@@ -10,6 +10,9 @@ pub mod tally;
 pub mod wait;
 pub mod watch;
 
+#[cfg(test)]
+mod simulation;
+
 pub use tally::{HostState, Membership, Observation, Phase, Reconciliation, Tally, Verdict};
 
 pub use wait::{End, Outcome, Received, Region, wait};
