@@ -9,6 +9,9 @@ pub mod facts;
 pub mod reason;
 pub mod status;
 
+#[cfg(test)]
+mod table;
+
 pub use age::Age;
 pub use facts::{Destination, InServiceHost, LoadBalancerFacts, RegionFacts, StackFacts};
 pub use reason::{Finding, Reason};

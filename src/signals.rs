@@ -10,6 +10,10 @@ pub mod tally;
 pub mod wait;
 pub mod watch;
 
+#[cfg(test)]
+mod simulation;
+
 pub use tally::{HostState, Membership, Observation, Phase, Reconciliation, Tally, Verdict};
 
+pub use wait::{End, Outcome, Received, Region, wait};
 pub use watch::{Due, Ended, Mark, Pace, Watch};
