@@ -85,7 +85,9 @@ pub(super) fn groups(
     let (sources, network) =
         match input.destination {
             Destination::None => (&[][..], false),
-            Destination::Classic { security_groups, .. } => (&security_groups[..], false),
+            Destination::Classic {
+                security_groups, ..
+            } => (&security_groups[..], false),
             Destination::TargetGroups {
                 security_groups,
                 protocol,
