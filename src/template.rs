@@ -315,6 +315,32 @@ pub fn assemble(input: &Input) -> Result<Assembled, TemplateError> {
         sizes,
     )?;
 
+    // A user's own sizes, zones or wait condition may leave these without a use.
+    stack.prune("Conditions", hosts::AWAITS_HOSTS)?;
+    let mut creation_parameters = BTreeMap::from([
+        (
+            parameter::AWAITED_HOSTS.to_owned(),
+            sizes.desired.to_string(),
+        ),
+        (
+            parameter::CREATION_TIMEOUT.to_owned(),
+            input.stack_creation_timeout.as_secs().to_string(),
+        ),
+    ]);
+    let mut pruned = Vec::new();
+    for name in [
+        parameter::ZONES,
+        parameter::AWAITED_HOSTS,
+        parameter::CREATION_TIMEOUT,
+    ] {
+        if stack.prune("Parameters", name)? {
+            pruned.push(name);
+        }
+    }
+    creation_parameters.retain(|name, _| !pruned.contains(&name.as_str()));
+    let mut parameters = static_values(input);
+    parameters.retain(|name, _| !pruned.contains(&name.as_str()));
+
     let json = stack.to_json();
     if json.len() > MAX_TEMPLATE_BYTES {
         return Err(TemplateError::new(
@@ -330,14 +356,8 @@ pub fn assemble(input: &Input) -> Result<Assembled, TemplateError> {
     Ok(Assembled {
         json,
         sizes,
-        parameters: static_values(input),
-        creation_parameters: BTreeMap::from([
-            (parameter::AWAITED_HOSTS.into(), sizes.desired.to_string()),
-            (
-                parameter::CREATION_TIMEOUT.into(),
-                input.stack_creation_timeout.as_secs().to_string(),
-            ),
-        ]),
+        parameters,
+        creation_parameters,
         unset_parameters,
         provisioned_load_balancer: balancer.map(|b| b.place),
         launch_template,
@@ -478,6 +498,10 @@ fn static_values(input: &Input) -> BTreeMap<String, String> {
             input.environment.hot_swap.generation.clone(),
         ),
     ]);
+    let zones = zones(input);
+    if !zones.is_empty() {
+        values.insert(parameter::ZONES.into(), zones);
+    }
     values
 }
 

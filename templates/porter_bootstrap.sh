@@ -5,7 +5,7 @@ export AWS_REGION={{ region }} AWS_DEFAULT_REGION={{ region }}
 export PORTER_VERSION={{ tool_version }} PORTER_SERVICE_NAME={{ service }} PORTER_ENVIRONMENT={{ environment }}
 log=/var/log/porter-boot.log
 step='porter_bootstrap'
-cause=
+cause='See /var/log/cloud-init-output.log'
 
 finish() {
   status=$?
@@ -29,9 +29,11 @@ getent passwd 1001 >/dev/null || useradd --uid 1001 --no-create-home --shell /sb
 
 step='fetching host-agent'
 {{ fetch_agent }}
+
 {% if host_bootstrap %}
 step='the output of the ec2_bootstrap hooks'
 {{ host_bootstrap }}
+
 {% endif %}
 step='host-agent boot'
 status=0

@@ -3,5 +3,7 @@
 # It holds no value of a deployment: the agent reads those from the launch template's metadata.
 set -eu
 export AWS_REGION={{ region }} AWS_DEFAULT_REGION={{ region }}
+
 {{ fetch_agent }}
+
 exec "$agent" hotswap

@@ -5,4 +5,5 @@ mod template {
     pub mod lint;
     pub mod promises;
     pub mod scenario;
+    pub mod scripts;
 }

@@ -38,15 +38,12 @@ pub fn parse(text: Option<&str>) -> Result<Map<String, Value>, TemplateError> {
         return Ok(Map::new());
     };
     let value = if text.trim_start().starts_with('{') {
-        serde_json::from_str(text).or_else(|json_error| {
-            // YAML may begin with a brace as well, but then the JSON error is the better explanation.
-            yaml(text).map_err(|_| {
-                TemplateError::new(
-                    format!("line {}, column {}", json_error.line(), json_error.column()),
-                    json_error.to_string(),
-                    "correct the JSON at that place",
-                )
-            })
+        serde_json::from_str(text).map_err(|e| {
+            TemplateError::new(
+                format!("line {}, column {}", e.line(), e.column()),
+                e.to_string(),
+                "correct the JSON at that place",
+            )
         })?
     } else {
         yaml(text)?

@@ -197,6 +197,21 @@ impl Stack {
         }
     }
 
+    /// Removes an entry of ours that nothing refers to, which cfn-lint rightly dislikes; tells whether it did.
+    pub fn prune(&mut self, section: &str, name: &str) -> Result<bool, TemplateError> {
+        let Some(entry) = self.section(section)?.shift_remove(name) else {
+            return Ok(false);
+        };
+        let rest = Value::Object(self.document.clone()).to_string();
+        // `{"Ref": name}`, `"Condition": name`, and `${name}` in a user's Fn::Sub.
+        let is_used =
+            rest.contains(&format!("\"{name}\"")) || rest.contains(&format!("${{{name}}}"));
+        if is_used {
+            self.section(section)?.insert(name.into(), entry);
+        }
+        Ok(!is_used)
+    }
+
     /// The largest resources by their JSON size, for an error message.
     pub fn largest_resources(&self, count: usize) -> String {
         let mut sizes: Vec<(usize, &String)> = self
