@@ -24,7 +24,7 @@ trap finish EXIT
 
 step='kernel settings and the container user'
 # Kernel settings help under load; a kernel that refuses one of them still serves.
-systemctl restart systemd-sysctl.service || echo 'porter_bootstrap: kernel settings take effect at the next boot' >&2
+systemctl restart systemd-sysctl || echo 'porter_bootstrap: kernel settings take effect at the next boot' >&2
 getent passwd 1001 >/dev/null || useradd --uid 1001 --no-create-home --shell /sbin/nologin porter-docker
 
 step='fetching host-agent'

@@ -231,7 +231,7 @@ Conditions:
             ("Resources:\n  A: !Reff B", "Resources.A", "`!Reff`"),
             ("Resources:\n  A: !GetAtt B", "Resources.A", "no attribute"),
             ("- 1", "the top level", "map"),
-            ("a: 1\na: 2", "the file", "duplicate"),
+            ("a: 1\na: 2", "line 1", "duplicate"),
         ] {
             let error = parse(Some(text)).unwrap_err();
             assert!(

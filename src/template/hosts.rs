@@ -16,6 +16,8 @@ const WAIT_CONDITION: &str = "AWS::CloudFormation::WaitCondition";
 const QUEUE: &str = "AWS::SQS::Queue";
 /// The condition under which a stack has hosts to wait for.
 pub(super) const AWAITS_HOSTS: &str = "PorterAwaitsHosts";
+/// The mapping of configured image ids.
+const IMAGES: &str = "RegionToAMI";
 /// Two payloads of images, and blobs, beside the system.
 const ROOT_VOLUME_GIB: u32 = 30;
 /// Containers reach the metadata service through the bridge, which is one hop more (D-SEC-21: `aws_credentials: host`).
@@ -219,18 +221,16 @@ pub(super) fn fill_launch_template(
 ) -> Result<(), TemplateError> {
     let profile = instance_profile(stack, input, id)?;
     let region = input.region;
-    // EC2 resolves `resolve:ssm:` when it launches an instance. CloudFormation's own reference would be resolved again
-    // at every update, and a hot swap on the day of a new image would change the launch template.
-    let image = match region.ami.strip_prefix("ssm:") {
-        Some(path) => format!("resolve:ssm:{path}"),
-        None => region.ami.clone(),
+    let image = match data(stack, id)?.get("ImageId") {
+        Some(theirs) => theirs.clone(),
+        None => image(stack, input)?,
     };
     let tags = volume_tags(input);
     let data = data(stack, id)?;
     let mut fill = |name: &str, value: Value| {
         data.entry(name).or_insert(value);
     };
-    fill("ImageId", json!(image));
+    fill("ImageId", image);
     if let Some(key) = &region.key_pair_name {
         fill("KeyName", json!(key));
     }
@@ -269,6 +269,23 @@ pub(super) fn fill_launch_template(
     // D-SEC-22: not the user's to loosen, our own access uses tokens.
     options.insert("HttpTokens".into(), json!("required"));
     Ok(())
+}
+
+/// D-TPL-13, D-TPL-14: a mapping for configured image ids, so that user templates can refer to it as well.
+fn image(stack: &mut Stack, input: &Input) -> Result<Value, TemplateError> {
+    let region = input.region;
+    // EC2 resolves `resolve:ssm:` when it launches an instance. CloudFormation's own reference would be resolved again
+    // at every update, and a hot swap on the day of a new image would change the launch template.
+    if let Some(path) = region.ami.strip_prefix("ssm:") {
+        return Ok(json!(format!("resolve:ssm:{path}")));
+    }
+    let mappings = stack.section("Mappings")?;
+    if mappings.contains_key(IMAGES) {
+        return Ok(json!(region.ami));
+    }
+    let by_region = json!({(region.name.as_str()): {"AMI": region.ami}});
+    mappings.insert(IMAGES.into(), by_region);
+    Ok(json!({"Fn::FindInMap": [IMAGES, reference("AWS::Region"), "AMI"]}))
 }
 
 /// The profile that the launch template lacks, made with its role; none where the user gave one (D-TPL-18, D-TPL-44).

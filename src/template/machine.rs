@@ -191,24 +191,20 @@ fn host_config(input: &Input, launch_template: &str, handle: &str) -> Value {
         sub(include_str!("../../templates/motd").to_owned()),
     );
 
-    // The agent starts the proxy once it has a configuration; a reboot finds one. Workers have no proxy (D-HAP-20).
-    let units = if input.is_inet() {
-        "systemctl enable haproxy.service"
-    } else {
-        "systemctl disable haproxy.service"
+    let mut commands = Map::new();
+    let mut command = |name: &str, text: &str| {
+        commands.insert(name.to_owned(), json!({"command": text, "cwd": "/"}));
     };
-    let command = |text: &str| json!({"command": text, "cwd": "/"});
-    json!({
-        "files": files,
-        // cfn-init runs them in the order of their names.
-        "commands": {
-            "10_backups": command("rm -f /etc/cfn/hooks.d/*.bak"),
-            "20_units": command("systemctl daemon-reload"),
-            "30_docker": command("systemctl enable --now docker.service"),
-            "40_haproxy": command(units),
-            "50_cfn_hup": command("systemctl enable --now cfn-hup.service"),
-        },
-    })
+    // cfn-init runs them in the order of their names.
+    command("10_backups", "rm -f /etc/cfn/hooks.d/*.bak");
+    command("20_units", "systemctl daemon-reload");
+    command("30_docker", "systemctl enable --now docker");
+    if input.is_inet() {
+        // Not started: the agent does that once there is a configuration, and a reboot finds one.
+        command("40_haproxy", "systemctl enable haproxy");
+    }
+    command("50_cfn_hup", "systemctl enable --now cfn-hup");
+    json!({"files": files, "commands": commands})
 }
 
 /// What a hot swap runs (D-TPL-49). Its exit status is cfn-init's, and thereby the hook's.

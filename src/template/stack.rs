@@ -34,6 +34,10 @@ impl Stack {
             .or_insert_with(|| json!("2010-09-09"));
         document.entry("Resources").or_insert_with(|| json!({}));
         for (name, resource) in object(document.get("Resources"), "Resources")? {
+            // `Fn::ForEach::…` and `Fn::Transform` make resources that we can't see.
+            if name.starts_with("Fn::") {
+                continue;
+            }
             let part = format!("Resources.{name}");
             let fields = object(Some(resource), &part)?;
             if !fields.get("Type").is_some_and(Value::is_string) {
@@ -208,6 +212,8 @@ impl Stack {
             rest.contains(&format!("\"{name}\"")) || rest.contains(&format!("${{{name}}}"));
         if is_used {
             self.section(section)?.insert(name.into(), entry);
+        } else if self.section(section)?.is_empty() {
+            self.document.shift_remove(section);
         }
         Ok(!is_used)
     }

@@ -461,6 +461,31 @@ fn d_tpl_6_unknown_types_and_sections_pass_through_unchanged() {
 }
 
 #[test]
+fn d_tpl_14_an_image_id_goes_into_the_mapping_and_a_parameter_is_resolved_at_launch() {
+    // D-TPL-13, D-TPL-14
+    let image = |t: &Value| {
+        t["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["ImageId"].clone()
+    };
+    let t = template(&Scenario::target_group());
+    assert_eq!(
+        image(&t),
+        "resolve:ssm:/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+    );
+    assert!(t["Mappings"].is_null());
+    let mut scenario = Scenario::target_group();
+    scenario.region().ami = "ami-0123456789abcdef0".into();
+    let t = template(&scenario);
+    assert_eq!(
+        image(&t),
+        json!({"Fn::FindInMap": ["RegionToAMI", {"Ref": "AWS::Region"}, "AMI"]})
+    );
+    assert_eq!(
+        t["Mappings"],
+        json!({"RegionToAMI": {"us-east-1": {"AMI": "ami-0123456789abcdef0"}}})
+    );
+}
+
+#[test]
 fn d_tpl_7_a_value_for_an_undeclared_parameter_is_refused() {
     // D-TPL-7
     let mut scenario = Scenario::target_group();
@@ -526,17 +551,16 @@ fn d_tpl_46_without_subnets_a_target_group_region_has_no_provisioned_balancer_an
 #[test]
 fn d_tpl_12_unused_parameters_of_ours_are_not_declared() {
     // D-TPL-12
-    let scenario = Scenario::worker().with_user_template(
-        "Resources: {W: {Type: 'AWS::CloudFormation::WaitCondition', Metadata: {porter: primary}, Properties: {Count: 1, Timeout: '60'}}}",
-    );
+    let scenario = Scenario::worker().with_user_template(scenario::USER_WAIT_CONDITION);
     let assembled = scenario.assemble().unwrap();
     assert!(assembled.creation_parameters.is_empty());
     let t: Value = serde_json::from_str(&assembled.json).unwrap();
     for name in ["PorterAwaitedHosts", "PorterCreationTimeout"] {
         assert!(t["Parameters"][name].is_null(), "{name}");
     }
+    assert!(t["Conditions"].is_null());
     assert_eq!(
-        t["Resources"]["W"]["Properties"]["Handle"],
+        t["Resources"]["Wait"]["Properties"]["Handle"],
         json!({"Ref": "WaitConditionHandle"})
     );
 }

@@ -168,6 +168,14 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
             Scenario::classic().with_user_template(include_str!("user.yaml")),
         ),
         (
+            "user_yaml_target_group",
+            Scenario::target_group().with_user_template(include_str!("user.yaml")),
+        ),
+        (
+            "user_wait_condition",
+            Scenario::worker().with_user_template(USER_WAIT_CONDITION),
+        ),
+        (
             "user_launch_configuration",
             Scenario::classic()
                 .in_vpc()
@@ -175,6 +183,14 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ),
     ]
 }
+
+pub const USER_WAIT_CONDITION: &str = "
+Resources:
+  Wait:
+    Type: AWS::CloudFormation::WaitCondition
+    Metadata: { porter: primary }
+    Properties: { Count: 1, Timeout: '600' }
+";
 
 fn config() -> Config {
     Config {

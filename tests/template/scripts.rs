@@ -180,7 +180,10 @@ fn the_user_data_is_a_cloud_config_whose_script_a_shell_can_read() {
     let script = ["${HANDLE}", "${AWS::StackId}", "${AWS::Region}"]
         .iter()
         .fold(script.to_owned(), |s, name| s.replace(name, "value"));
-    assert!(!script.contains("${"), "CloudFormation would take it for a name");
+    assert!(
+        !script.contains("${"),
+        "CloudFormation would take it for a name"
+    );
     let output = Command::new("sh")
         .args(["-n", "-c", &script])
         .output()
