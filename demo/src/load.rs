@@ -111,7 +111,14 @@ impl Load {
                 } else {
                     Page::RootThenClose
                 };
-                clients.spawn(keep_asking(shared.clone(), host, target.clone(), page, first, period));
+                clients.spawn(keep_asking(
+                    shared.clone(),
+                    host,
+                    target.clone(),
+                    page,
+                    first,
+                    period,
+                ));
             }
             if let Some(ms) = plan.slow_ms {
                 // Back to back: the timetable is tighter than the page.
@@ -221,14 +228,21 @@ fn answer(page: Page, body: &str) -> Result<Answer, Failure> {
                 .map(Answer::Version)
                 .ok_or_else(|| Failure {
                     kind: crate::tally::FailureKind::Garbled,
-                    what: format!("no version in {:?}", body.chars().take(60).collect::<String>()),
+                    what: format!(
+                        "no version in {:?}",
+                        body.chars().take(60).collect::<String>()
+                    ),
                 })
         }
     }
 }
 
 /// Asks `target` `times` times for `/`, each time on a new connection, and returns what it said.
-pub async fn poll(target: &Target, times: usize, timeout: Duration) -> Vec<Result<String, Failure>> {
+pub async fn poll(
+    target: &Target,
+    times: usize,
+    timeout: Duration,
+) -> Vec<Result<String, Failure>> {
     let mut said = Vec::with_capacity(times);
     for _ in 0..times {
         let deadline = Instant::now() + timeout;

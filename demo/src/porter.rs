@@ -47,9 +47,8 @@ impl Porter {
         let mut all = arguments.to_vec();
         all.extend(["--output", "json"]);
         let text = self.run(&all).await?;
-        serde_json::from_str(&text).with_context(|| {
-            format!("`porter {}` did not print JSON: {text:?}", all.join(" "))
-        })
+        serde_json::from_str(&text)
+            .with_context(|| format!("`porter {}` did not print JSON: {text:?}", all.join(" ")))
     }
 
     /// Like [`Porter::run`], for people: what it prints goes to our stderr as well.
@@ -83,7 +82,9 @@ impl Porter {
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} can't be run", program.display()))?;
-        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let group = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let status = tokio::select! {
             status = child.wait() => status?,
             () = self.stop.cancelled() => {
@@ -173,9 +174,11 @@ mod tests {
         let mut run = shell();
         run.folder = folder.path().to_owned();
         let stop = run.stop.clone();
-        let script = "trap 'echo done > cleaned; exit 1' INT; touch ready; while :; do sleep 0.05; done";
+        let script =
+            "trap 'echo done > cleaned; exit 1' INT; touch ready; while :; do sleep 0.05; done";
         let ready = folder.path().join("ready");
-        let (result, ()) = tokio::join!(run.run(&["-c", script]), async {
+        let arguments = ["-c", script];
+        let (result, ()) = tokio::join!(run.run(&arguments), async {
             while !ready.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -183,6 +186,9 @@ mod tests {
         });
         assert!(result.unwrap_err().to_string().contains("interrupted in"));
         assert!(folder.path().join("cleaned").exists());
-        assert!(run.run(&["-c", "true"]).await.is_err(), "no new command begins");
+        assert!(
+            run.run(&["-c", "true"]).await.is_err(),
+            "no new command begins"
+        );
     }
 }

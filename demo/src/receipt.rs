@@ -436,8 +436,13 @@ pub fn receipt(report: &Report) -> String {
     ));
     line(String::new());
     line(format!(
-        "  swap       {}, {}, {:.1} s from the command to the last verdict",
+        "  swap       {}, {}, {:.1} s from the command to its end",
         report.decision, report.outcome, report.swap_seconds.total
+    ));
+    line(format!(
+        "  payload    {} -> {}",
+        short(report.payload.from.as_deref()),
+        short(report.payload.to.as_deref())
     ));
     line(format!(
         "  requests   {} at {:.0}/s over {:.1} s ({:.1} s before, {:.1} s after the swap), {} failed",
@@ -470,25 +475,26 @@ pub fn receipt(report: &Report) -> String {
     ));
     line(String::new());
 
-    let width = report
-        .hosts
-        .iter()
-        .map(|h| h.instance.len())
-        .max()
-        .unwrap_or(0)
-        .max("host".len());
-    let mut head = format!("  {:<width$}  serves   gap ms    cut", "host");
+    let widest = |head: &str, cell: fn(&Host) -> usize| {
+        report.hosts.iter().map(cell).fold(head.len(), usize::max)
+    };
+    let name = widest("host", |h| h.instance.len());
+    let serves = widest("serves", |h| h.serves.len());
+    let mut head = format!("  {:<name$}  {:<serves$}  gap ms    cut", "host", "serves");
     for step in columns() {
         let _ = write!(head, "  {:>6}", step.name());
     }
     line(format!("{head}   total s"));
     for host in &report.hosts {
         let mut row = format!(
-            "  {:<width$}  {:<6}  {:>7.1}  {:>5}",
+            "  {:<name$}  {:<serves$}  {:>6.1}  {:>5}",
             host.instance, host.serves, host.longest_gap_ms, host.drain.cut
         );
         for step in columns() {
-            let cell = host.seconds.get(&step).map_or("-".into(), |s| format!("{s:.2}"));
+            let cell = host
+                .seconds
+                .get(&step)
+                .map_or("-".into(), |s| format!("{s:.2}"));
             let _ = write!(row, "  {cell:>0$}", step.name().len().max(6));
         }
         line(format!("{row}  {:>8.2}", host.seconds_total));
@@ -513,6 +519,12 @@ pub fn receipt(report: &Report) -> String {
         }
     }
     out
+}
+
+/// The first twelve digits of a digest: enough for people.
+fn short(digest: Option<&str>) -> &str {
+    let hex = digest.map_or("?", |d| d.trim_start_matches("sha256:"));
+    hex.get(..12).unwrap_or(hex)
 }
 
 /// `812 B`, `1.4 KiB`, `2.0 MiB`.
@@ -545,7 +557,13 @@ mod tests {
         let mut tally = Tally::new(3);
         for (host, name) in ["i-1", "i-2", "i-3"].iter().enumerate() {
             for (at, version) in [(1, "v1"), (3, "v1"), (7, "v2")] {
-                tally.record(host, name, at * MS, MS / 2, Ok(Answer::Version(version.into())));
+                tally.record(
+                    host,
+                    name,
+                    at * MS,
+                    MS / 2,
+                    Ok(Answer::Version(version.into())),
+                );
             }
             tally.record(host, name, 8 * MS, 4 * MS, Ok(Answer::Slow));
         }
@@ -610,9 +628,13 @@ mod tests {
             kind: FailureKind::Broken,
             what: what.into(),
         };
-        facts
-            .tally
-            .record(2, "i-3", 5 * MS, MS, Err(failure("connection reset by peer")));
+        facts.tally.record(
+            2,
+            "i-3",
+            5 * MS,
+            MS,
+            Err(failure("connection reset by peer")),
+        );
         facts.hosts[2].last_answers[1] = Ok("v1".into());
         facts.hosts[2].last_answers[2] = Err("refused".into());
         let swap = facts.swap.as_mut().unwrap();

@@ -254,7 +254,10 @@ pub fn version_in(body: &str) -> Option<String> {
     trimmed
         .split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+')))
         .find(looks_like_one)
-        .or((!trimmed.is_empty() && trimmed.len() <= 64 && !trimmed.contains('\n')).then_some(trimmed))
+        .or(
+            (!trimmed.is_empty() && trimmed.len() <= 64 && !trimmed.contains('\n'))
+                .then_some(trimmed),
+        )
         .map(str::to_owned)
 }
 
@@ -317,7 +320,11 @@ mod tests {
         a.merge(b);
         assert_eq!(a.longest_gap(0, ms(60)), 40.0);
         assert_eq!(a.longest_gap(0, ms(100)), 50.0);
-        assert_eq!(a.longest_gap(1, ms(100)), 100.0, "a host that never answered");
+        assert_eq!(
+            a.longest_gap(1, ms(100)),
+            100.0,
+            "a host that never answered"
+        );
     }
 
     #[test]
