@@ -43,6 +43,9 @@ pub struct Settings {
     pub porter: PathBuf,
     /// Where the report goes.
     pub folder: PathBuf,
+    /// The service's scratch repository is made in here. Outside of this repository: cargo would take a folder within
+    /// it for a forgotten member of the workspace.
+    pub scratch: PathBuf,
     /// Number of hosts.
     pub hosts: usize,
     /// Requests a second, in all.
@@ -65,8 +68,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         fs::remove_file(&report)?;
     }
     fs::create_dir_all(&settings.folder)?;
-    // Outside of this repository: cargo would take a folder within it for a forgotten member of the workspace.
-    let scratch = tempfile::tempdir().context("a temporary folder can't be made")?;
+    let scratch = tempfile::Builder::new()
+        .prefix("porter-demo-")
+        .tempdir_in(&settings.scratch)
+        .context("a temporary folder can't be made")?;
     let porter = Porter {
         program: settings.porter.clone(),
         folder: scratch.path().to_owned(),

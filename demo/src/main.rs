@@ -73,6 +73,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Result<bo
         folder: root.join("target/demo"),
         root,
         porter,
+        scratch: std::env::temp_dir(),
         hosts: arguments.hosts.into(),
         rate: arguments.rate,
         at_least: Duration::from_secs(arguments.seconds),
