@@ -55,8 +55,8 @@ golden: build
 demo: build
 	$(AS_ROOT) "$(BIN)/demo" $(DEMO)
 
-## clean: take a local cloud down, remove what the demo and cargo left
+## clean: take the demo's cloud down, remove what the demo and cargo left
 clean:
-	@if [ -x "$(BIN)/porter" ]; then $(AS_ROOT) "$(BIN)/porter" local down; fi
+	@if [ -x "$(BIN)/porter" ]; then $(AS_ROOT) env PORTER_LOCAL_NAME=demo "$(BIN)/porter" local down; fi
 	$(AS_ROOT) rm -rf target/demo
 	cargo clean

@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The environment of the example's configuration that the demo deploys.
 const ENVIRONMENT: &str = "stage";
+/// The demo's cloud has a name of its own, so that it is no other cloud of this user that is taken down.
+const CLOUD: &str = "demo";
 const SERVICE: &str = "hello";
 const FROM: &str = "v1";
 const TO: &str = "v2";
@@ -72,13 +75,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         .prefix("porter-demo-")
         .tempdir_in(&settings.scratch)
         .context("a temporary folder can't be made")?;
+    let lock = only_one(&settings.scratch)?;
     let porter = Porter {
         program: settings.porter.clone(),
         folder: scratch.path().to_owned(),
-        variables: Default::default(),
+        variables: BTreeMap::from([("PORTER_LOCAL_NAME".into(), CLOUD.into())]),
         stop,
     };
-    refuse_a_running_cloud(&porter).await?;
+    // What a killed demo left, or a kept one. There is mostly nothing, and if it fails `up` will say why.
+    if let Err(error) = porter.show(&["local", "down"]).await {
+        eprintln!("{error:#}");
+    }
 
     // As a task, so that even a panic in an act leads past `down`.
     let acts = tokio::spawn(acts(settings.clone(), porter.clone()));
@@ -88,7 +95,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     };
     let down = if settings.keep {
         eprintln!(
-            "the local cloud still runs: `porter local status`; `porter local down` ends it\n\
+            "the local cloud still runs; `PORTER_LOCAL_NAME={CLOUD} porter local down` ends it\n\
              the service's repository is {}",
             scratch.keep().display()
         );
@@ -96,6 +103,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     } else {
         take_down(porter).await
     };
+    drop(lock);
     let result = result?;
     let json = serde_json::to_string_pretty(&result)? + "\n";
     fs::write(&report, json).with_context(|| format!("{} can't be written", report.display()))?;
@@ -103,19 +111,21 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     Ok(result)
 }
 
-/// The demo ends with `down`, so it must not begin in somebody's cloud.
-async fn refuse_a_running_cloud(porter: &Porter) -> anyhow::Result<()> {
-    // Without a cloud `status` may well end with an error: then there is none.
-    let Ok(status) = porter.json(&["local", "status"]).await else {
-        return Ok(());
-    };
-    if status["endpoint"].as_str().is_some_and(|e| !e.is_empty()) {
-        bail!(
-            "a local cloud is already running, and the demo would take it down at its end\n\
-             hint: `porter local down` ends it"
-        );
+/// A second demo would take the first one's cloud down. The lock goes with the process, however that ends.
+fn only_one(folder: &Path) -> anyhow::Result<fs::File> {
+    let path = folder.join("porter-demo.lock");
+    let lock = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("{} can't be opened", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => bail!("another demo is running on this machine"),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} can't be locked", path.display()))
+        }
     }
-    Ok(())
 }
 
 /// `down` runs also after Ctrl-C, and can't be interrupted by it.
@@ -127,7 +137,7 @@ async fn take_down(porter: Porter) -> anyhow::Result<()> {
     porter
         .show(&["local", "down"])
         .await
-        .context("the local cloud was not taken down; `porter local down` may be repeated")
+        .with_context(|| format!("the local cloud was not taken down\nhint: `PORTER_LOCAL_NAME={CLOUD} porter local down` may be repeated"))
 }
 
 async fn acts(settings: Settings, mut porter: Porter) -> anyhow::Result<Report> {
@@ -274,7 +284,7 @@ async fn hosts_that_serve(porter: &Porter, count: usize) -> anyhow::Result<Vec<(
         }
         if began.elapsed() > BOOT {
             bail!(
-                "the hosts did not come to serve within {} s: {missing}\nhint: `porter local logs HOST` shows why",
+                "the hosts did not come to serve within {} s: {missing}\nhint: `make demo DEMO=--keep`, then `PORTER_LOCAL_NAME={CLOUD} porter local logs HOST` shows why",
                 BOOT.as_secs()
             );
         }

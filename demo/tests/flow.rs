@@ -28,7 +28,7 @@ case "$*" in
     echo '{"endpoint": "http://127.0.0.1:1", "region": "us-east-1", "env": {"FROM_UP": "yes"}, "hosts": []}' ;;
 "local down"*) rm -f "$STATE/up" ;;
 "build provision"*)
-    [ "$FROM_UP" = yes ]
+    [ "$FROM_UP" = yes ] && [ "$PORTER_LOCAL_NAME" = demo ]
     if [ -e "$STATE/provisioned" ]; then
         cp src/version.rs "$STATE/swapped"
         mkdir -p .porter-tmp
@@ -151,7 +151,7 @@ async fn a_good_swap_passes_and_calls_porter_in_the_order_of_the_readme() {
     assert_eq!(
         stage.calls(),
         [
-            "local status --output json",
+            "local down",
             "local up --hosts 1 --output json",
             "build pack",
             "build provision -e stage",
@@ -221,20 +221,21 @@ async fn ctrl_c_in_the_swap_ends_it_and_the_cloud_is_taken_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_elses_cloud_is_left_alone_and_keep_leaves_ours() {
-    let stage = Stage::new("", true).await;
-    fs::write(stage.path("up"), "").unwrap();
+async fn keep_leaves_the_cloud_and_a_second_demo_waits_for_nobody() {
+    let mut stage = Stage::new("", true).await;
+    stage.settings.keep = true;
+    let lock = fs::File::create(stage.path("porter-demo.lock")).unwrap();
+    lock.lock().unwrap();
     let error = run(stage.settings.clone(), CancellationToken::new())
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("already running"), "{error}");
-    assert_eq!(stage.calls(), ["local status --output json"]);
+    assert!(error.to_string().contains("another demo"), "{error}");
+    assert!(stage.calls().is_empty());
 
-    let mut stage = Stage::new("", true).await;
-    stage.settings.keep = true;
+    drop(lock);
     run(stage.settings.clone(), CancellationToken::new())
         .await
         .unwrap();
     assert!(stage.path("up").exists());
-    assert!(!stage.calls().contains(&"local down".to_owned()));
+    assert_ne!(stage.calls().last().unwrap(), "local down");
 }
