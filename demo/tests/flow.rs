@@ -1,6 +1,8 @@
 //! The acts against a stand-in for the `porter` program: what is called, in which order, and that the cloud is taken
 //! down whatever happens.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use demo::flow::{Settings, run};
 use std::{
     fs,

@@ -1,5 +1,7 @@
 //! The load against servers that misbehave in every way a swap could: each must be counted for what it is.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use demo::{
     load::{Load, Plan, Target, poll},
     tally::{FailureKind, Tally},
