@@ -3,25 +3,35 @@
 //! [`run`] decides first and acts second. [`hot_swap`] and [`provision`] read top to bottom as the documentation's lists;
 //! what a step does in one region is in [`region`], and regions are worked on concurrently.
 
+mod decide;
+mod hook;
+mod hosts;
 pub mod plan;
+mod prepare;
 mod region;
+mod stacks;
 mod verdict;
 
 use crate::{
-    config::{Config, Environment, HookEntry, blackout},
-    eligibility::{self, Decision, Finding},
-    error::{Exit, Failure},
-    hooks::{self, Moment},
+    config::{Config, Environment},
+    eligibility::Decision,
+    error::Failure,
+    hooks::Moment,
     pack::Packed,
     progress::Console,
-    report::{Bytes, DecisionKind, Outcome, RegionReport, Report},
-    state::{self, ProvisionState, RegionState},
+    report::{DecisionKind, Report},
 };
-use futures::future::join_all;
 use jiff::Timestamp;
-use region::{Prepared, Target};
-use std::path::{Path, PathBuf};
+use prepare::Prepared;
+use region::{AgentBinary, Target};
+use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
+use verdict::Run;
+
+pub(crate) use {decide::VERSION, stacks::all};
+
+/// What is true as long as no host was asked for anything.
+const UNTOUCHED: &str = "nothing has changed: every host serves what it served before";
 
 /// The report's name below `.porter-tmp/`.
 pub const REPORT: &str = "hotswap_report.json";
@@ -43,6 +53,8 @@ pub struct Request {
     pub override_blackout: Option<String>,
     /// The host agent's binary; by default `host-agent` beside this program.
     pub host_agent: Option<PathBuf>,
+    /// Wait for a running update that is in the way (D-HOT-11); a plan only tells of it.
+    pub waits: bool,
 }
 
 /// Which way a deployment may go (D-CLI-8).
@@ -57,14 +69,15 @@ pub enum Way {
 }
 
 /// What is deployed where: read once, checked, then only looked at.
-pub(crate) struct Deployment<'a> {
+struct Deployment<'a> {
     request: &'a Request,
     console: &'a Console,
     stop: &'a CancellationToken,
     config: Config,
     environment: Environment,
     packed: Packed,
-    agent: region::AgentBinary,
+    agent: AgentBinary,
+    /// The swap id of this run, a ULID.
     swap: String,
     started: Timestamp,
 }
@@ -76,101 +89,113 @@ pub(crate) struct Deployment<'a> {
 /// report is on disk in either case, once the decision was made.
 pub async fn run(request: &Request, console: &Console, stop: &CancellationToken) -> Result<Report, Failure> {
     let deployment = Deployment::open(request, console, stop)?;
-    let mut targets = deployment.connect().await?;
-
     console.say("[1/7] check the promoted stack against the one-week window, its status and its size");
-    let decision = deployment.decide(&mut targets).await?;
-    let result = match decision {
+    let mut targets = deployment.unless_interrupted(UNTOUCHED, deployment.connect()).await?;
+    match deployment.decide(&mut targets).await? {
         Decision::HotSwap { .. } => hot_swap(&deployment, &mut targets).await,
-        Decision::Provision { reasons } => provision(&deployment, &mut targets, &reasons).await,
-        Decision::Refuse { reasons, exit } => return Err(refused(&reasons, exit)),
-    };
-    result
+        Decision::Provision { .. } => provision(&deployment, &mut targets).await,
+        Decision::Refuse { reasons, exit } => Err(decide::refused(&reasons, exit)),
+    }
 }
 
 /// The seed's steps 2 to 7 on the build host.
 async fn hot_swap(deployment: &Deployment<'_>, targets: &mut [Target]) -> Result<Report, Failure> {
     let console = deployment.console;
-    let mut run = Run::begin(deployment, targets, DecisionKind::HotSwap)?;
+    let run = Run::begin(deployment, targets, DecisionKind::HotSwap)?;
 
     console.say("[2/7] upload the service payload, assemble the template, upload it");
-    let prepared = deployment.prepare(targets).await?;
-    deployment.refuse_drift(targets, &prepared).await?;
+    let mut prepared = match deployment.prepare(targets, UNTOUCHED).await {
+        Ok(prepared) => prepared,
+        Err(failure) => return run.finish(deployment, targets, Err(failure)).await,
+    };
+    match deployment.drift(targets, &prepared).await {
+        Ok(None) => {}
+        Ok(Some(drift)) => return instead_of_swap(deployment, targets, drift).await,
+        Err(failure) => return run.finish(deployment, targets, Err(failure)).await,
+    }
 
     console.say("[3/7] call the pre_hotswap hook");
-    let outcome = match deployment.hook(Moment::PreHotswap, targets, None).await {
-        Err(failure) => Err(failure.hint("nothing has changed: every host serves what it served before")),
-        Ok(()) => swap_hosts(deployment, targets, &prepared, &mut run).await,
+    let result = match deployment.hook(Moment::PreHotswap, targets, None).await {
+        Ok(()) => swap_hosts(deployment, targets, &mut prepared, &run).await,
+        Err(failure) => Err(failure.hint(UNTOUCHED)),
     };
 
     console.say("[7/7] call the post_hotswap hook");
-    run.finish(deployment, targets, outcome, Moment::PostHotswap).await
+    run.finish(deployment, targets, result).await
 }
 
-/// Steps 4 to 6, which leave scaling as they found it whatever happens.
-async fn swap_hosts(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &[Prepared], run: &mut Run) -> Result<(), Failure> {
-    let console = deployment.console;
-    deployment.not_interrupted("before the update: nothing has changed, every host serves what it served before")?;
+/// Steps 4 to 6. Scaling is left as it was found, whatever comes between.
+async fn swap_hosts(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &mut [Prepared], run: &Run) -> Result<(), Failure> {
+    deployment.not_interrupted(UNTOUCHED)?;
     deployment.suspend_scaling(targets).await;
-
-    console.say("[4/7] UpdateStack");
-    let updated = deployment.update(targets, prepared).await;
-    let result = match updated {
-        Err(failure) => Err(failure),
-        Ok(()) => {
-            run.save(deployment, targets)?;
-            console.say("[5/7] determine the instances of the Auto Scaling group");
-            match deployment.roster(targets).await {
-                Err(failure) => Err(failure),
-                Ok(()) => {
-                    console.say("[6/7] receive from the signal queue until every instance has reported");
-                    deployment.follow_hosts(targets).await
-                }
-            }
-        }
-    };
+    let result = update_and_wait(deployment, targets, prepared, run).await;
     deployment.resume_scaling(targets).await;
     result
 }
 
-/// New hosts in every region; all regions succeed or the new stacks are deleted (D-PROV-8, D-PROV-9).
-async fn provision(deployment: &Deployment<'_>, targets: &mut [Target], reasons: &[Finding]) -> Result<Report, Failure> {
+async fn update_and_wait(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &mut [Prepared], run: &Run) -> Result<(), Failure> {
     let console = deployment.console;
-    let mut run = Run::begin(deployment, targets, DecisionKind::Provision)?;
-    for reason in reasons {
-        console.say(format!("  {reason}"));
+    console.say("[4/7] UpdateStack");
+    deployment.update(targets, prepared).await?;
+    run.save(deployment, targets)?;
+
+    console.say("[5/7] determine the instances of the Auto Scaling group");
+    deployment.roster(targets, DecisionKind::HotSwap).await?;
+
+    console.say("[6/7] receive from the signal queue until every instance has reported");
+    deployment.follow_hosts(targets, DecisionKind::HotSwap).await
+}
+
+/// The template asks for more than a swap may change: new hosts get it.
+async fn instead_of_swap(deployment: &Deployment<'_>, targets: &mut [Target], drift: Vec<String>) -> Result<Report, Failure> {
+    for line in drift {
+        deployment.console.say(format!("  {line}"));
     }
+    deployment.console.say("  that is more than a hot swap may change, so new hosts are built");
+    for target in targets.iter_mut() {
+        target.stack = None;
+    }
+    provision(deployment, targets).await
+}
+
+/// New hosts in every region; all regions succeed or the new stacks are deleted (D-PROV-1, D-PROV-8).
+async fn provision(deployment: &Deployment<'_>, targets: &mut [Target]) -> Result<Report, Failure> {
+    let console = deployment.console;
+    let run = Run::begin(deployment, targets, DecisionKind::Provision)?;
 
     console.say("[2/7] call the pre_provision hook");
-    let outcome = match deployment.hook(Moment::PreProvision, targets, None).await {
+    let result = match deployment.hook(Moment::PreProvision, targets, None).await {
+        Ok(()) => build_hosts(deployment, targets, &run).await,
         Err(failure) => Err(failure.hint("nothing has been built")),
-        Ok(()) => build_hosts(deployment, targets, &mut run).await,
     };
 
     console.say("[7/7] call the post_provision hook");
-    run.finish(deployment, targets, outcome, Moment::PostProvision).await
+    run.finish(deployment, targets, result).await
 }
 
-/// Upload, CreateStack, follow to the end, hear from every new host.
-async fn build_hosts(deployment: &Deployment<'_>, targets: &mut [Target], run: &mut Run) -> Result<(), Failure> {
+/// Steps 3 to 6 of a provision, and the way back.
+async fn build_hosts(deployment: &Deployment<'_>, targets: &mut [Target], run: &Run) -> Result<(), Failure> {
     let console = deployment.console;
     console.say("[3/7] upload the service payload, assemble the template, upload it");
-    let prepared = deployment.prepare(targets).await?;
-    deployment.not_interrupted("before CreateStack: nothing has been built")?;
+    let prepared = deployment.prepare(targets, "nothing has been built").await?;
+    deployment.not_interrupted("nothing has been built")?;
 
-    console.say("[4/7] CreateStack");
-    let built = async {
-        deployment.create(targets, &prepared).await?;
-        run.save(deployment, targets)?;
-        console.say("[5/7] follow the stack until it is complete");
-        deployment.follow_stacks(targets).await?;
-        console.say("[6/7] receive from the signal queue until every instance has booted");
-        deployment.roster(targets).await?;
-        deployment.follow_hosts(targets).await
-    };
-    let result = built.await;
-    match result {
+    match create_and_wait(deployment, targets, &prepared, run).await {
         Ok(()) => Ok(()),
         Err(failure) => Err(deployment.delete_stacks(targets, failure).await),
     }
+}
+
+async fn create_and_wait(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &[Prepared], run: &Run) -> Result<(), Failure> {
+    let console = deployment.console;
+    console.say("[4/7] CreateStack");
+    deployment.create(targets, prepared).await?;
+    run.save(deployment, targets)?;
+
+    console.say("[5/7] follow the stack until it is complete, and determine its instances");
+    deployment.follow_stacks(targets, prepared).await?;
+    deployment.roster(targets, DecisionKind::Provision).await?;
+
+    console.say("[6/7] receive from the signal queue until every instance has booted");
+    deployment.follow_hosts(targets, DecisionKind::Provision).await
 }

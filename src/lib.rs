@@ -34,6 +34,7 @@ pub mod hooks;
 pub mod pack;
 pub mod payload;
 pub mod progress;
+pub mod promote;
 pub mod report;
 pub mod signals;
 pub mod state;

@@ -22,9 +22,12 @@ mod network;
 pub mod sizes;
 mod stack;
 
-pub use sizes::{Sizes, sizes};
+pub use sizes::sizes;
 
-use crate::config::{Config, Environment, Region};
+use crate::{
+    capacity::Sizes,
+    config::{Config, Environment, Region},
+};
 use contract::{digest::Digest, spec::Topology};
 use serde_json::{Value, json};
 use stack::Stack;

@@ -1,9 +1,9 @@
 //! Stacks: find, create, update, delete, events, change sets.
 
 use super::{Error, Kind, Session, error::Site, timestamp};
-use crate::{drift::Change, eligibility::StackStatus};
+use crate::{drift::Change, eligibility::StackStatus, template::ParameterValue};
 use aws_sdk_cloudformation::types::{self, Capability, ChangeSetStatus, ChangeSetType};
-use contract::names::tag;
+use contract::names::{AUTO_SCALING_GROUP, tag};
 use jiff::Timestamp;
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
@@ -44,7 +44,7 @@ pub struct Request<'a> {
     /// HTTPS address of the uploaded template ([`super::s3::S3::url`]).
     pub template_url: &'a str,
     /// Values of the template's parameters.
-    pub parameters: &'a BTreeMap<String, String>,
+    pub parameters: &'a BTreeMap<String, ParameterValue>,
     /// Tags of the stack, propagated to its resources. Left as they are by an update when empty.
     pub tags: &'a BTreeMap<String, String>,
     /// Client token: the swap id, so that a repeated call is harmless (D-HOT-21).
@@ -302,6 +302,39 @@ impl CloudFormation {
         Ok(events)
     }
 
+    /// The template as it was last deployed.
+    ///
+    /// # Errors
+    /// The call failed, or the template is not JSON, which no template of ours is.
+    pub async fn template(&self, stack: &str) -> Result<Value, Error> {
+        const CALL: &str = "GetTemplate";
+        let answer = self.client.get_template().stack_name(stack).send().await.map_err(self.site.failed(CALL))?;
+        serde_json::from_str(answer.template_body().unwrap_or_default()).map_err(|e| self.site.local(CALL, e))
+    }
+
+    /// Name of the stack's Auto Scaling group: its only one, or of several the one under our own logical id.
+    ///
+    /// # Errors
+    /// The call failed.
+    pub async fn group_of(&self, stack: &str) -> Result<Option<String>, Error> {
+        let call = self.client.describe_stack_resources().stack_name(stack);
+        let answer = match call.send().await.map_err(self.site.failed("DescribeStackResources")) {
+            Err(e) if is_missing(&e) => return Ok(None),
+            other => other?,
+        };
+        let groups: Vec<_> = answer
+            .stack_resources()
+            .iter()
+            .filter(|r| r.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup"))
+            .collect();
+        let ours = groups.iter().find(|r| r.logical_resource_id() == Some(AUTO_SCALING_GROUP));
+        let group = match groups.as_slice() {
+            [only] => Some(only),
+            _ => ours,
+        };
+        Ok(group.and_then(|r| r.physical_resource_id()).filter(|id| !id.is_empty()).map(str::to_owned))
+    }
+
     /// The physical id of a resource, such as the queue's URL or the group's name (D-HOT-34).
     ///
     /// # Errors
@@ -480,11 +513,12 @@ fn is_missing(error: &Error) -> bool {
 }
 
 fn parameters(request: &Request<'_>) -> Vec<types::Parameter> {
-    let parameter = |(k, v): (&String, &String)| {
-        types::Parameter::builder()
-            .parameter_key(k)
-            .parameter_value(v)
-            .build()
+    let parameter = |(name, value): (&String, &ParameterValue)| {
+        let parameter = types::Parameter::builder().parameter_key(name);
+        match value {
+            ParameterValue::New(value) => parameter.parameter_value(value).build(),
+            ParameterValue::Previous => parameter.use_previous_value(true).build(),
+        }
     };
     request.parameters.iter().map(parameter).collect()
 }

@@ -22,6 +22,21 @@ pub struct TargetGroup {
     pub vpc: Option<String>,
     /// ARNs of the load balancers that forward to it.
     pub load_balancers: Vec<String>,
+    /// `HTTP`, `TCP`, ….
+    pub protocol: String,
+    /// Where it sends traffic on hosts.
+    pub port: u16,
+}
+
+/// The load balancers before a target group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balancers {
+    /// Ids of their security groups.
+    pub security_groups: Vec<String>,
+    /// Ids of their subnets.
+    pub subnets: Vec<String>,
+    /// DNS name of the first.
+    pub dns: Option<String>,
 }
 
 /// A registered target.
@@ -77,6 +92,8 @@ impl Elbv2 {
             name: g.target_group_name().unwrap_or_default().to_owned(),
             vpc: g.vpc_id().map(str::to_owned),
             load_balancers: g.load_balancer_arns().to_vec(),
+            protocol: g.protocol().map_or(String::new(), |p| p.as_str().to_owned()),
+            port: g.port().and_then(|p| u16::try_from(p).ok()).unwrap_or_default(),
         }))
     }
 
@@ -127,30 +144,29 @@ impl Elbv2 {
         Ok(targets.collect())
     }
 
-    /// Ids of the security groups of load balancers; empty for network load balancers without any.
+    /// What hosts of a stack need to know of the load balancers in front; an NLB may have no security groups.
     ///
     /// # Errors
     /// The call failed, or one of them does not exist.
-    pub async fn security_groups(&self, load_balancers: &[String]) -> Result<Vec<String>, Error> {
-        if load_balancers.is_empty() {
-            return Ok(vec![]);
+    pub async fn load_balancers(&self, arns: &[String]) -> Result<Balancers, Error> {
+        if arns.is_empty() {
+            return Ok(Balancers::default());
         }
-        let call = self
-            .client
-            .describe_load_balancers()
-            .set_load_balancer_arns(Some(load_balancers.to_vec()));
-        let answer = call
-            .send()
-            .await
-            .map_err(self.site.failed("DescribeLoadBalancers"))?;
-        let mut groups: Vec<_> = answer
-            .load_balancers()
-            .iter()
-            .flat_map(|lb| lb.security_groups().to_vec())
-            .collect();
-        groups.sort();
-        groups.dedup();
-        Ok(groups)
+        let call = self.client.describe_load_balancers().set_load_balancer_arns(Some(arns.to_vec()));
+        let answer = call.send().await.map_err(self.site.failed("DescribeLoadBalancers"))?;
+        let sorted = |mut list: Vec<String>| {
+            list.sort();
+            list.dedup();
+            list
+        };
+        let all = answer.load_balancers();
+        Ok(Balancers {
+            security_groups: sorted(all.iter().flat_map(|lb| lb.security_groups().to_vec()).collect()),
+            subnets: sorted(
+                all.iter().flat_map(|lb| lb.availability_zones()).filter_map(|z| z.subnet_id().map(str::to_owned)).collect(),
+            ),
+            dns: all.first().and_then(|lb| lb.dns_name()).map(str::to_owned),
+        })
     }
 
     /// Sets tags, such as the promoted stack (D-PROM-4, D-PROM-11); others stay.

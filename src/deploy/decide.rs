@@ -1,7 +1,7 @@
 //! Step 1: what is there in each region, and what that means.
 
 use super::{
-    Deployment, Way,
+    Deployment, UNTOUCHED, Way,
     region::{Target, aws_failure},
 };
 use crate::{
@@ -26,17 +26,16 @@ pub(super) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 impl Deployment<'_> {
     /// Reads every region and decides. A running update is waited for within the swap's deadline (D-HOT-11).
     pub(super) async fn decide(&self, targets: &mut [Target]) -> Result<Decision, Failure> {
-        let nothing = "nothing has changed: every host serves what it served before";
         let deadline = Timestamp::now() + self.environment.hot_swap.deadline;
         loop {
-            self.unless_interrupted(nothing, self.look(targets)).await?;
+            self.unless_interrupted(UNTOUCHED, self.look(targets)).await?;
             let facts: Vec<RegionFacts> = targets.iter().filter_map(|t| t.facts.clone()).collect();
             let settings = self.settings();
             let assessments = eligibility::assess(&facts, &settings, Timestamp::now());
             let decision = eligibility::conclude(&assessments, &settings);
-            if decision.may_pass_by_waiting() && Timestamp::now() < deadline && self.request.waits() {
+            if decision.may_pass_by_waiting() && Timestamp::now() < deadline && self.request.waits {
                 self.console.say("  an earlier update is still running; waiting for its end");
-                self.unless_interrupted(nothing, async {
+                self.unless_interrupted(UNTOUCHED, async {
                     tokio::time::sleep(UPDATE_POLL).await;
                     Ok(())
                 })
@@ -189,6 +188,7 @@ impl Deployment<'_> {
                 let elbv2 = target.aws.elbv2();
                 let group = elbv2.target_group(first).await?.ok_or_else(|| missing(&target.aws, "target group", first))?;
                 let balancers = elbv2.load_balancers(&group.load_balancers).await?;
+                target.destination_dns = balancers.dns;
                 target.destination = template::Destination::TargetGroups {
                     vpc_id: group.vpc.clone().unwrap_or_default(),
                     security_groups: balancers.security_groups,
@@ -221,7 +221,7 @@ pub(super) fn refused(reasons: &[Finding], exit: Exit) -> Failure {
         Exit::NotEligible => "a hot swap is not allowed, and building new hosts was excluded",
         _ => "an earlier update has not ended",
     };
-    let failure = Failure::new(exit, message).hint("nothing has changed: every host serves what it served before");
+    let failure = Failure::new(exit, message).hint(UNTOUCHED);
     reasons.iter().fold(failure, Failure::detail)
 }
 

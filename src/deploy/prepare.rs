@@ -1,7 +1,7 @@
 //! Step 2: the payload and the template reach every region's bucket, and nothing else happens.
 
 use super::{
-    Deployment, Way,
+    Deployment, UNTOUCHED, Way,
     decide::stack_tags,
     region::{Target, aws_failure, template_failure},
 };
@@ -138,7 +138,7 @@ impl Deployment<'_> {
     /// # Errors
     /// The configuration forbids to go on with such drift, or nothing may carry it out.
     pub(super) async fn drift(&self, targets: &[Target], prepared: &[Prepared]) -> Result<Option<Vec<String>>, Failure> {
-        let state = "nothing has changed: every host serves what it served before";
+        let state = UNTOUCHED;
         let work = try_join_all(targets.iter().zip(prepared).map(|(t, p)| self.drift_in(t, p)));
         let found: Vec<(String, Vec<Drift>)> = self.unless_interrupted(state, work).await?;
         let lines: Vec<String> = found.iter().flat_map(|(region, drift)| drift.iter().map(move |d| format!("{region}: {d}"))).collect();
@@ -187,7 +187,7 @@ impl Deployment<'_> {
                 ChangeSet::Empty => break vec![],
                 ChangeSet::Failed(why) => {
                     return Err(Failure::new(Exit::Failure, format!("{region}: CloudFormation refuses the update: {why}"))
-                        .hint("nothing has changed: every host serves what it served before"));
+                        .hint(UNTOUCHED));
                 }
             }
         };

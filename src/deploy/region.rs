@@ -28,7 +28,8 @@ pub(super) struct Target {
     pub user_template: Option<String>,
     /// What the destination load balancer looks like to the template.
     pub destination: template::Destination,
-    /// Its DNS name and other facts for hooks.
+    /// DNS name of the destination load balancer, for hooks.
+    pub destination_dns: Option<String>,
     pub facts: Option<RegionFacts>,
     /// The group of the promoted stack.
     pub promoted: Option<Group>,
@@ -132,6 +133,7 @@ impl<'a> Deployment<'a> {
             aws: session,
             user_template,
             destination: template::Destination::None,
+            destination_dns: None,
             facts: None,
             promoted: None,
             serving: None,

@@ -1,7 +1,7 @@
 //! Step 4: the stack is updated or created, and what has to be undone when that fails.
 
 use super::{
-    Deployment,
+    Deployment, UNTOUCHED,
     prepare::Prepared,
     region::{Target, aws_failure},
 };
@@ -55,7 +55,7 @@ impl Deployment<'_> {
         // anywhere (D-HOT-17).
         let looks = targets.iter_mut().zip(prepared.iter_mut()).map(|(t, p)| self.last_look(t, p));
         all(join_all(looks).await)?;
-        self.not_interrupted("nothing has changed: every host serves what it served before")?;
+        self.not_interrupted(UNTOUCHED)?;
         let calls = targets.iter_mut().zip(&*prepared).map(|(t, p)| self.update_region(t, p));
         all(join_all(calls).await).map(drop)
     }

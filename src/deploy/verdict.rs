@@ -1,11 +1,11 @@
 //! How a run ends: its files, its post hooks, its report or its failure.
 
-use super::{DecisionKind, Deployment, REPORT, region::Target};
+use super::{Deployment, REPORT, region::Target};
 use crate::{
     error::{Exit, Failure},
     hooks::{Moment, Outcome as HookOutcome},
-    report::{self, Bytes, HostReport, Outcome, RegionReport, Report},
-    signals::tally::{HostState, Phase},
+    report::{self, Bytes, DecisionKind, HostReport, Outcome, RegionReport, Report},
+    signals::{HostState, Phase},
     state::{self, ProvisionState, RegionState},
 };
 use contract::digest::Digest;
@@ -48,7 +48,7 @@ impl Run {
             regions: regions.collect(),
             outcome,
             swap: deployment.swap.clone(),
-            payload: deployment.packed.digest.clone(),
+            payload: deployment.packed.payload.clone(),
             started: deployment.started,
             ended: (outcome != Outcome::Running).then(Timestamp::now),
         };
@@ -61,8 +61,11 @@ impl Run {
         deployment: &Deployment<'_>,
         targets: &[Target],
         result: Result<(), Failure>,
-        moment: Moment,
     ) -> Result<Report, Failure> {
+        let moment = match self.decision {
+            DecisionKind::HotSwap => Moment::PostHotswap,
+            DecisionKind::Provision => Moment::PostProvision,
+        };
         let admitted = if result.is_ok() { HookOutcome::Pass } else { HookOutcome::Fail };
         // A failing post hook turns success into failure, and adds itself to a failure there is (D-HOOK-14).
         let result = match (result, deployment.hook(moment, targets, Some(admitted)).await) {
@@ -104,7 +107,7 @@ impl Run {
             ended,
             seconds: ended.duration_since(deployment.started).as_secs_f64(),
             from,
-            to: deployment.packed.digest.clone(),
+            to: deployment.packed.payload.clone(),
             bytes: Bytes {
                 uploaded: targets.iter().map(|t| t.uploaded).sum(),
                 downloaded: regions.iter().flat_map(|r| &r.hosts).map(|h| h.bytes).sum(),

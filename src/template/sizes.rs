@@ -1,20 +1,9 @@
 //! MinSize, MaxSize and DesiredCapacity of the template's group, also where they are intrinsics (D-TPL-37, D-TPL-38).
 
 use super::{Input, TemplateError, document, hosts::GROUP, stack::Stack};
-use crate::config::Region;
+use crate::{capacity::Sizes, config::Region};
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// The sizes that a template gives its Auto Scaling group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// MinSizeT
-    pub min: u32,
-    /// MaxSizeT
-    pub max: u32,
-    /// DesiredT
-    pub desired: u32,
-}
 
 /// The sizes before any DesiredP: what the capacity rule compares. `parameters` are values that win over
 /// `stack_parameters` and over the template's defaults, such as those a running stack keeps.
