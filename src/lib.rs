@@ -27,6 +27,7 @@ pub mod config;
 pub mod deploy;
 pub mod eligibility;
 pub mod error;
+mod files;
 pub mod hooks;
 pub mod pack;
 pub mod payload;
