@@ -41,9 +41,11 @@ check: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-# The build comes first: tests of one package run the programs of others.
+# The build comes first, since tests of one package run the programs of others; of all targets, so that it builds what
+# the tests use, and nothing twice. The last thing that is printed is cargo's own results.
 ## test: check, then every test, those with containers, proxy and AWS endpoint included
-test: check build
+test: check
+	cargo build --workspace --all-targets
 	cargo test --workspace --no-fail-fast
 
 ## golden: write the golden files anew, and show what changed in them

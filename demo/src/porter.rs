@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// A command that was told to stop gets this long to clean up before it is killed.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// Set in git's own hooks: they would turn every git command in the scratch repository to the caller's repository.
+const GIT: [&str; 4] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"];
+
 /// How to call programs.
 #[derive(Clone, Debug)]
 pub struct Porter {
@@ -72,7 +75,11 @@ impl Porter {
         }
         // A file and no pipe: programs left running in the background may hold it open without holding us up.
         let mut stdout = tempfile::tempfile().context("a temporary file can't be made")?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        for variable in GIT {
+            command.env_remove(variable);
+        }
+        let mut child = command
             .args(arguments)
             .current_dir(&self.folder)
             .envs(&self.variables)
