@@ -102,3 +102,4 @@ fn forbid_in_blackout(environment: &str, windows: &[config::BlackoutWindow], rea
             .hint("nothing has changed; wait for its end, or give --override-blackout REASON in an emergency")),
     }
 }
+
