@@ -5,7 +5,9 @@
 //! | [`document`] | the user's file, JSON or YAML with short intrinsics → one JSON document, nothing lost |
 //! | [`sizes`] | the sizes of the group, also where they are intrinsics |
 //! | `stack` | the document under construction: sections, resources, whose resource is ours to fill |
-//! | `hosts` | launch template, role, group, wait condition |
+//! | `launch` | the launch template |
+//! | `role` | what the hosts may do |
+//! | `hosts` | the group, its queue and its wait condition |
 //! | `machine` | what cfn-init, cfn-hup and cloud-init read |
 //! | `network` | security groups |
 //! | `balancer` | the provisioned load balancer, for tests before promotion |
@@ -17,8 +19,10 @@
 mod balancer;
 pub mod document;
 mod hosts;
+mod launch;
 mod machine;
 mod network;
+mod role;
 pub mod sizes;
 mod stack;
 
@@ -299,13 +303,13 @@ pub fn assemble(input: &Input) -> Result<Assembled, TemplateError> {
     let sizes = sizes::resolve(&stack, input)?;
     let unset_parameters = declare(&mut stack, input, sizes)?;
 
-    let launch_template = hosts::launch_template(&mut stack)?;
+    let launch_template = launch::choose(&mut stack)?;
     let group = hosts::group(&mut stack, &launch_template)?;
     hosts::signal_queue(&mut stack)?;
     let handle = hosts::wait_condition(&mut stack, &group)?;
     let balancer = balancer::provision(&mut stack, input)?;
     network::groups(&mut stack, input, balancer.as_ref())?;
-    hosts::fill_launch_template(&mut stack, input, &launch_template)?;
+    launch::fill(&mut stack, input, &launch_template)?;
     network::attach(&mut stack, input, &launch_template, balancer.as_ref())?;
     machine::configure(&mut stack, input, &launch_template, &handle)?;
     hosts::fill_group(

@@ -5,7 +5,7 @@
 //! because cfn-hup reads them as hooks; nothing in the INI files needs a `%`.
 
 use super::{
-    Input, TemplateError, hosts, parameter, reference,
+    Input, TemplateError, launch, parameter, reference,
     stack::{Stack, object},
 };
 use contract::{
@@ -51,7 +51,7 @@ pub(super) fn configure(
     metadata.insert(INIT.into(), init);
 
     let ours = user_data(launch_template, handle);
-    let data = hosts::data(stack, launch_template)?;
+    let data = launch::data(stack, launch_template)?;
     let merged = match data.get("UserData") {
         None => json!({"Fn::Base64": ours}),
         Some(theirs) => with_user_part(ours, theirs),

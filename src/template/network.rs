@@ -3,7 +3,7 @@
 use super::{
     Destination, Input, TemplateError, attribute,
     balancer::Balancer,
-    hosts,
+    hosts, launch,
     stack::{SECURITY_GROUP, Stack, appended, target},
 };
 use crate::config::EgressRule;
@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 /// In a group's metadata: it belongs to the hosts (D-TPL-30).
 const HOSTS_MARK: &str = "as-lc-sg";
 /// In a group's metadata: it belongs to the provisioned load balancer.
-pub(super) const BALANCER_MARK: &str = "elb-lb-sg";
+const BALANCER_MARK: &str = "elb-lb-sg";
 
 /// Group of the provisioned load balancer.
-pub(super) const INET_TO_ELB: &str = "InetToElb";
+const INET_TO_ELB: &str = "InetToElb";
 const PROVISIONED_TO_HOSTS: &str = "ProvisionedELBToInstance";
 const DESTINATION_TO_HOSTS: &str = "DestinationELBToInstance";
 const INET_TO_HOSTS: &str = "InetToAsg";
@@ -220,7 +220,7 @@ fn host_groups(
     launch_template: &str,
     ours: Vec<Value>,
 ) -> Result<Value, TemplateError> {
-    let data = hosts::data(stack, launch_template)?;
+    let data = launch::data(stack, launch_template)?;
     // With a network interface the groups must be on it, EC2 refuses both.
     if let Some(interface) = data
         .get_mut("NetworkInterfaces")
