@@ -99,6 +99,15 @@ impl Session {
         &self.region
     }
 
+    /// The credentials that calls are signed with, for the user's hooks (D-HOOK-7): id, secret, session token. `None`
+    /// when there are none.
+    pub async fn credentials(&self) -> Option<(String, String, Option<String>)> {
+        use aws_sdk_sts::config::ProvideCredentials;
+        let credentials = self.config.credentials_provider()?.provide_credentials().await.ok()?;
+        let token = credentials.session_token().map(str::to_owned);
+        Some((credentials.access_key_id().to_owned(), credentials.secret_access_key().to_owned(), token))
+    }
+
     /// Stacks.
     pub fn cloudformation(&self) -> cloudformation::CloudFormation {
         cloudformation::CloudFormation::new(self)

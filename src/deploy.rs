@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 use verdict::Run;
 
-pub(crate) use {decide::VERSION, stacks::all};
+pub(crate) use {decide::VERSION, hook::hook_failure, stacks::all};
 
 /// What is true as long as no host was asked for anything.
 const UNTOUCHED: &str = "nothing has changed: every host serves what it served before";

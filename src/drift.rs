@@ -68,21 +68,27 @@ fn drift(change: &Change) -> Option<Drift> {
 }
 
 fn belongs_to_a_swap(change: &Change) -> bool {
-    if change.replacement != "False" {
+    if change.replacement == "True" {
         return false;
     }
     let only_metadata = change.scope.iter().all(|s| s == "Metadata");
     let only = |allowed: &[&str]| change.properties.iter().all(|(name, _)| allowed.contains(&name.as_str()));
     match (change.logical_id.as_str(), change.resource_type.as_str()) {
         (_, "AWS::EC2::LaunchTemplate") => only_metadata,
-        // The group refers to the launch template's version; CloudFormation can't know beforehand that it stays.
-        (_, "AWS::AutoScaling::AutoScalingGroup") => change.properties.iter().all(|(name, dynamic)| {
+        _ if change.replacement != "False" && !is_group(change) => false,
+        // The group refers to the launch template's version; CloudFormation can't know beforehand that it stays. None of
+        // these properties ever replaces a group, so an undecided `Conditional` says nothing here.
+        _ if is_group(change) => change.properties.iter().all(|(name, dynamic)| {
             matches!(name.as_str(), "DesiredCapacity" | "MinSize" | "MaxSize" | "Tags") || (name == "LaunchTemplate" && *dynamic)
         }),
         (names::HOST_ROLE, _) => only(&["Policies"]),
         // Metadata has no effect on a resource by itself; without any scope nothing of the resource changes.
         _ => only_metadata,
     }
+}
+
+fn is_group(change: &Change) -> bool {
+    change.resource_type == "AWS::AutoScaling::AutoScalingGroup"
 }
 
 #[cfg(test)]
@@ -108,6 +114,7 @@ mod tests {
         let own = [
             change("LaunchTemplate", LAUNCH, "Modify", "False", &["Metadata"], &[]),
             change("AutoScalingGroup", GROUP, "Modify", "False", &["Properties"], &[("DesiredCapacity", false), ("Tags", false), ("LaunchTemplate", true)]),
+            change("AutoScalingGroup", GROUP, "Modify", "Conditional", &["Tags"], &[("Tags", false)]),
             change("IAMRole", "AWS::IAM::Role", "Modify", "False", &["Properties"], &[("Policies", false)]),
         ];
         assert_eq!(inspect(&own), []); // D-TPL-53
@@ -117,7 +124,7 @@ mod tests {
     fn d_hot_20_anything_else_is_named_and_what_destroys_is_marked() {
         let foreign = [
             change("LaunchTemplate", LAUNCH, "Modify", "False", &["Metadata", "Properties"], &[("LaunchTemplateData", false)]),
-            change("AutoScalingGroup", GROUP, "Modify", "Conditional", &["Properties"], &[("DesiredCapacity", false)]),
+            change("AutoScalingGroup", GROUP, "Modify", "Conditional", &["Properties"], &[("AutoScalingGroupName", false)]),
             change("AutoScalingGroup", GROUP, "Modify", "False", &["Properties"], &[("LaunchTemplate", false)]),
             change("Table", "AWS::DynamoDB::Table", "Modify", "True", &["Properties"], &[("KeySchema", false)]),
             change("Topic", "AWS::SNS::Topic", "Add", "", &[], &[]),

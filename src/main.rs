@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             return Exit::Failure.code().into();
         }
     };
+    log();
     let output = cli.output;
     let result = runtime.block_on(commands::run(cli));
     // A blocking helper thread (a name look-up, a stuck pipe) must not keep a finished command from ending.
@@ -39,6 +40,13 @@ fn main() -> ExitCode {
             failure.exit.code().into()
         }
     }
+}
+
+/// Warnings always, details with `LOG_DEBUG` (D-CLI-48, D-CLI-51), on stderr.
+fn log() {
+    let debug = std::env::var_os("LOG_DEBUG").is_some_and(|v| !v.is_empty());
+    let filter = if debug { "warn,porter=debug,local_cloud=debug" } else { "warn,aws_config=error" };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_file(debug).with_line_number(debug).init();
 }
 
 /// `--help` and `--version` end well; a wrong call shows what is wrong on stderr and the command's long help on stdout

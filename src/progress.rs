@@ -1,6 +1,7 @@
 //! What a step may tell the operator: bars on a terminal, plain lines in CI, always on stderr, so that stdout carries
 //! results alone (D-CLI-4).
 
+use crate::hooks::HookRun;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     collections::BTreeMap,
@@ -44,6 +45,21 @@ impl Console {
     /// A warning that stays.
     pub fn warn(&self, line: impl AsRef<str>) {
         self.say(format!("warning: {}", line.as_ref()));
+    }
+
+    /// What a hook said, whole, so that concurrent hooks do not interleave (D-CLI-51).
+    pub fn hook(&self, run: &HookRun) {
+        let seconds = run.took.as_secs_f64();
+        self.say(format!("  {}: {} after {seconds:.1} s", run.title, run.end));
+        if let Some(commit) = &run.commit {
+            self.say(format!("    commit {commit}"));
+        }
+        for line in String::from_utf8_lossy(&run.output).lines() {
+            self.say(format!("    {line}"));
+        }
+        if run.lost > 0 {
+            self.say(format!("    ({} bytes more were not kept)", run.lost));
+        }
     }
 
     /// A bar over `total` bytes; in plain mode it is silent until it ends.

@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, time::Duration};
 const UPDATE_POLL: Duration = Duration::from_secs(5);
 
 /// This program's version as tags spell it.
-pub(super) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
 impl Deployment<'_> {
     /// Reads every region and decides. A running update is waited for within the swap's deadline (D-HOT-11).
@@ -170,11 +170,13 @@ impl Deployment<'_> {
             LoadBalancer::Classic(list) => {
                 let elb = target.aws.elb();
                 let mut security_groups = vec![];
+                let mut vpc_id = None;
                 for lb in list {
                     let found = elb.describe(&lb.name).await?.ok_or_else(|| missing(&target.aws, "load balancer", &lb.name))?;
                     security_groups.extend(found.security_groups);
+                    vpc_id = vpc_id.or(found.vpc);
                 }
-                target.destination = template::Destination::Classic { security_groups };
+                target.destination = template::Destination::Classic { vpc_id, security_groups };
                 let Some(first) = list.first() else { return Ok(None) };
                 Ok(Some(LoadBalancerFacts {
                     name: first.name.clone(),

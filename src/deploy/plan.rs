@@ -2,7 +2,7 @@
 
 use super::{
     Deployment, Request,
-    prepare::BucketAccess,
+    prepare::bucket_of,
     region::{Target, aws_failure, template_failure},
 };
 use crate::{
@@ -87,8 +87,7 @@ pub async fn plan(request: &Request, console: &Console, stop: &CancellationToken
 impl Deployment<'_> {
     async fn plan_region(&self, target: &Target) -> Result<RegionPlan, Failure> {
         let region = target.region.name.clone();
-        let access = BucketAccess::of(target);
-        let (missing, there) = upload::plan(&self.packed, &access.bucket())
+        let (missing, there) = upload::plan(&self.packed, &bucket_of(target))
             .await
             .map_err(|e| Failure::because(Exit::Failure, format!("{region}: the bucket {} can't be read", target.region.s3_bucket), e))?;
         Ok(RegionPlan {

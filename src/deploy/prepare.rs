@@ -13,7 +13,6 @@ use crate::{
     config::OnTemplateDrift,
     drift::{self, Drift},
     error::{Exit, Failure},
-    hooks::Moment,
     payload::{blobs, upload},
     report::size,
     template::{self, Assembled, ParameterValue},
@@ -24,7 +23,6 @@ use futures::{FutureExt, future::try_join_all};
 use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -53,8 +51,7 @@ impl Deployment<'_> {
         let region = target.region.name.clone();
         let total = self.packed.manifest.blobs().iter().map(|b| b.size).sum::<u64>() + self.packed.manifest_size;
         let bar = self.console.bytes(&format!("{region}: upload"), total);
-        let access = BucketAccess::of(target);
-        let bucket = access.bucket();
+        let bucket = bucket_of(target);
         let failed = |e: upload::UploadError| {
             Failure::because(Exit::Failure, format!("{region}: the payload did not reach the bucket {}", target.region.s3_bucket), e)
                 .hint("no host has been asked for anything; the same command goes on where this ended")
@@ -115,11 +112,6 @@ impl Deployment<'_> {
             host_bootstrap,
             stack_creation_timeout: self.times().timeout,
         })
-    }
-
-    async fn host_bootstrap(&self, target: &Target) -> Result<String, Failure> {
-        let runs = self.hook_in(Moment::Ec2Bootstrap, target, None).await?;
-        Ok(runs.into_iter().map(|r| r.stdout).collect())
     }
 
     /// How long stacks may take, by the environment (D-CLI-48).
@@ -238,33 +230,22 @@ impl StackRequest {
     }
 }
 
-/// The bucket of a region as the payload's upload wants it.
-pub(super) struct BucketAccess {
-    size: Arc<dyn Fn(&str) -> futures::future::BoxFuture<'static, anyhow::Result<Option<u64>>> + Send + Sync>,
-    put: Arc<dyn Fn(upload::Object) -> futures::future::BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
-}
-
-impl BucketAccess {
-    pub(super) fn of(target: &Target) -> Self {
-        let (s3, bucket, key_id) = (target.aws.s3(), target.region.s3_bucket.clone(), target.region.sse_kms_key_id.clone());
-        let (s3_too, bucket_too) = (s3.clone(), bucket.clone());
-        Self {
-            size: Arc::new(move |key| {
-                let (s3, bucket, key) = (s3.clone(), bucket.clone(), key.to_owned());
-                async move { Ok(s3.head(&bucket, &key).await?.map(|h| h.size)) }.boxed()
-            }),
-            put: Arc::new(move |object| {
-                let (s3, bucket, key_id) = (s3_too.clone(), bucket_too.clone(), key_id.clone());
-                async move {
-                    let put = Put { content_type: object.content_type, kms_key: key_id.as_deref() };
-                    Ok(s3.put_file(&bucket, &object.key, &object.path, &put, |_| {}).await?)
-                }
-                .boxed()
-            }),
-        }
-    }
-
-    pub(super) fn bucket(&self) -> upload::Bucket<'_> {
-        upload::Bucket { size: &*self.size, put: &*self.put }
+/// The region's bucket as the payload's upload wants it.
+pub(super) fn bucket_of(target: &Target) -> upload::Bucket {
+    let (s3, bucket, kms_key) = (target.aws.s3(), target.region.s3_bucket.clone(), target.region.sse_kms_key_id.clone());
+    let (s3_too, bucket_too) = (s3.clone(), bucket.clone());
+    upload::Bucket {
+        size: Box::new(move |key| {
+            let (s3, bucket, key) = (s3.clone(), bucket.clone(), key.to_owned());
+            async move { Ok(s3.head(&bucket, &key).await?.map(|h| h.size)) }.boxed()
+        }),
+        put: Box::new(move |object| {
+            let (s3, bucket, kms_key) = (s3_too.clone(), bucket_too.clone(), kms_key.clone());
+            async move {
+                let put = Put { content_type: object.content_type, kms_key: kms_key.as_deref() };
+                Ok(s3.put_file(&bucket, &object.key, &object.path, &put, |_| {}).await?)
+            }
+            .boxed()
+        }),
     }
 }

@@ -106,7 +106,7 @@ impl<'a> Deployment<'a> {
             }
         }
         let agent = AgentBinary::find(request.host_agent.as_ref(), &config.service_name)?;
-        Ok(Self { request, console, stop, config, environment, packed, agent, swap: ulid::Ulid::new().to_string(), started })
+        Ok(Self { request, console, stop, config, environment, packed, agent, swap: ulid::Ulid::generate().to_string(), started })
     }
 
     /// Reaches every region and proves the credentials.
@@ -122,7 +122,7 @@ impl<'a> Deployment<'a> {
         session.sts().whoami().await.map_err(|e| aws_failure(&region.name, "AWS does not know us", e))?;
         let user_template = match &region.stack_definition_path {
             None => None,
-            Some(path) => Some(std::fs::read_to_string(self.packed.stack_definition(path)).map_err(|e| {
+            Some(path) => Some(std::fs::read_to_string(self.request.repository.join(path)).map_err(|e| {
                 Failure::because(Exit::Failure, format!("{}: the packed copy of {} can't be read", region.name, path.display()), e)
                     .hint("run `porter build pack` again")
             })?),

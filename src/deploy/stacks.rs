@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const DELETE_LIMIT: Duration = Duration::from_secs(1_800);
 
 /// The results of all regions: the first failure, with the others' as details.
-pub(super) fn all<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
+pub(crate) fn all<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
     let mut good = vec![];
     let mut failure: Option<Failure> = None;
     for result in results {

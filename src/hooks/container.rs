@@ -39,7 +39,7 @@ pub(super) async fn run(
     if !dockerfile.is_file() {
         return Err(format!("there is no file `{}`", dockerfile.display()));
     }
-    let labels = HashMap::from([(LABEL.to_owned(), ulid::Ulid::new().to_string())]);
+    let labels = HashMap::from([(LABEL.to_owned(), ulid::Ulid::generate().to_string())]);
     let build = Build { dockerfile: name.to_string_lossy().into_owned(), labels: labels.clone(), ..Build::default() };
     let mut end = std::pin::pin!(end);
     let image = tokio::select! {

@@ -41,11 +41,11 @@ impl Object {
 }
 
 /// The two things that an upload asks of a bucket. The one place where the payload meets the SDK.
-pub struct Bucket<'a> {
+pub struct Bucket {
     /// Size of the object with that key, `None` for a 404, an error for anything else (D-PAY-3).
-    pub size: &'a (dyn Fn(&str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> + Send + Sync),
+    pub size: Box<dyn Fn(&str) -> BoxFuture<'static, anyhow::Result<Option<u64>>> + Send + Sync>,
     /// Streams the file to the key.
-    pub put: &'a (dyn Fn(Object) -> BoxFuture<'a, anyhow::Result<()>> + Send + Sync),
+    pub put: Box<dyn Fn(Object) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
 }
 
 /// What an upload did, or would do.
@@ -97,7 +97,7 @@ pub enum UploadError {
 ///
 /// # Errors
 /// A look-up that did not answer.
-pub async fn plan(packed: &Packed, bucket: &Bucket<'_>) -> Result<(Vec<Object>, Uploaded), UploadError> {
+pub async fn plan(packed: &Packed, bucket: &Bucket) -> Result<(Vec<Object>, Uploaded), UploadError> {
     let looked_up: Vec<(Object, bool)> = stream::iter(objects(packed))
         .map(|object| async move {
             let there = is_there(&object, bucket).await?;
@@ -123,7 +123,7 @@ pub async fn plan(packed: &Packed, bucket: &Bucket<'_>) -> Result<(Vec<Object>, 
 ///
 /// # Errors
 /// The first that occurred; uploads that had begun are dropped. Repeating continues where this ended.
-pub async fn upload(packed: &Packed, bucket: &Bucket<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<Uploaded, UploadError> {
+pub async fn upload(packed: &Packed, bucket: &Bucket, progress: &(dyn Fn(u64) + Sync)) -> Result<Uploaded, UploadError> {
     let (mut missing, mut done) = plan(packed, bucket).await?;
     let manifest_key = names::manifest_key(&packed.manifest.service, &packed.payload);
     let manifest = missing.pop_if(|last| last.key == manifest_key);
@@ -143,7 +143,7 @@ pub async fn upload(packed: &Packed, bucket: &Bucket<'_>, progress: &(dyn Fn(u64
 ///
 /// # Errors
 /// [`UploadError`].
-pub async fn upload_agent(service: &str, agent: &Path, bucket: &Bucket<'_>) -> Result<(Digest, Uploaded), UploadError> {
+pub async fn upload_agent(service: &str, agent: &Path, bucket: &Bucket) -> Result<(Digest, Uploaded), UploadError> {
     let path = agent.to_owned();
     let (digest, size) = off_the_runtime(move || File::open(&path).and_then(blobs::hash))
         .await
@@ -186,13 +186,13 @@ fn objects(packed: &Packed) -> Vec<Object> {
 }
 
 /// An object of another size is the rest of something else and is uploaded again; S3 itself never shows a part of one.
-async fn is_there(object: &Object, bucket: &Bucket<'_>) -> Result<bool, UploadError> {
+async fn is_there(object: &Object, bucket: &Bucket) -> Result<bool, UploadError> {
     let size = (bucket.size)(&object.key).await.map_err(|error| UploadError::Lookup { key: object.key.clone(), error })?;
     Ok(size == Some(object.blob.size))
 }
 
 /// Verifies the file as a whole, then streams it (D-PAY-8).
-async fn put(object: &Object, bucket: &Bucket<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<(), UploadError> {
+async fn put(object: &Object, bucket: &Bucket, progress: &(dyn Fn(u64) + Sync)) -> Result<(), UploadError> {
     let (path, blob) = (object.path.clone(), object.blob.clone());
     off_the_runtime(move || BlobStore::verify_file(&path, &blob)).await?;
     (bucket.put)(object.clone()).await.map_err(|error| UploadError::Put { key: object.key.clone(), error })?;
