@@ -7,7 +7,7 @@ use super::{
     egress,
     environment::region_order,
     field::{Field, Section},
-    model::{HotSwap, OnIneligible},
+    model::{HotSwap, OnIneligible, OnTemplateDrift},
     node::Value,
     pattern,
 };
@@ -20,6 +20,12 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(20 * 60);
 const DEFAULT_PREPARE: Duration = Duration::from_secs(10 * 60);
 /// Keep-alive of the load balancer, 60 s, and 120 s more (D-CFG-105).
 const DEFAULT_DRAIN: Duration = Duration::from_secs(180);
+/// D-CFG-109.
+const DRIFT: [(&str, OnTemplateDrift); 3] = [
+    ("provision", OnTemplateDrift::Provision),
+    ("fail", OnTemplateDrift::Fail),
+    ("allow", OnTemplateDrift::Allow),
+];
 /// cfn-hup looks once a minute.
 const DETECT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -47,6 +53,7 @@ fn settings(enabled: bool) -> HotSwap {
         drain_timeout: DEFAULT_DRAIN,
         on_drain_timeout: OnDrainTimeout::Close,
         suspend_scaling: true,
+        on_template_drift: OnTemplateDrift::Provision,
     }
 }
 
@@ -87,6 +94,10 @@ fn map(map: Section, regions: &[String]) -> HotSwap {
             .get("suspend_scaling")
             .and_then(|f| f.boolean())
             .unwrap_or(default.suspend_scaling),
+        on_template_drift: map
+            .get("on_template_drift")
+            .and_then(|f| f.one_of(&DRIFT))
+            .unwrap_or(default.on_template_drift),
         enabled,
     };
     if hot_swap.prepare_timeout > hot_swap.deadline {
@@ -176,14 +187,6 @@ fn refuse_coordinated(map: &Section, enabled: bool, regions: &[String]) {
             &field,
             automatic,
             "a failed swap is left as it stands (`manual`)",
-        );
-    }
-    if let Some(field) = map.get("on_template_drift") {
-        let other = field.one_of(&[("provision", false), ("fail", true), ("allow", true)]);
-        refuse(
-            &field,
-            other,
-            "a template that differs in more than a swap may change leads to new hosts (`provision`)",
         );
     }
     if let Some(field) = map.get("detect_interval")

@@ -4,7 +4,7 @@ use super::{Level, file, first_region, parse_text};
 use crate::config::show::{Origin, check, view};
 use crate::config::{
     BlackoutWindow, Config, ConfigError, ConfigErrors, HotSwap, Kind, LoadBalancer, OnIneligible,
-    RunCondition, load, parse,
+    OnTemplateDrift, RunCondition, load, parse,
 };
 use contract::spec::{OnDrainTimeout, SwapOrder, Topology};
 use proptest::prelude::*;
@@ -200,6 +200,19 @@ environments:
         (parameters["A"].as_str(), parameters["B"].as_str()),
         ("env", "region")
     ); // D-CFG-119
+}
+
+#[test]
+fn d_cfg_24_a_count_of_0_is_no_count() {
+    let count = |region: u32, environment: u32| {
+        let text = file(Level::Region, &format!("instance_count: {region}"));
+        let environment = format!("name: stage\n  instance_count: {environment}");
+        first_region(&text.replacen("name: stage", &environment, 1)).instance_count
+    };
+    assert_eq!(
+        [count(0, 0), count(0, 3), count(2, 3), count(2, 0)],
+        [1, 3, 2, 2]
+    ); // D-CFG-24
 }
 
 #[test]
@@ -468,14 +481,15 @@ fn d_cfg_95_true_equals_the_map_with_its_defaults() {
     let minutes = |m: u64| Duration::from_secs(m * 60);
     let defaults = HotSwap {
         enabled: true,
-        max_age: minutes(168 * 60),              // D-CFG-97
-        on_ineligible: OnIneligible::Provision,  // D-CFG-98
-        generation: String::new(),               // D-CFG-99
-        deadline: minutes(20),                   // D-CFG-103
-        prepare_timeout: minutes(10),            // D-CFG-104
-        drain_timeout: minutes(3),               // D-CFG-105
-        on_drain_timeout: OnDrainTimeout::Close, // D-CFG-106
-        suspend_scaling: true,                   // D-CFG-108
+        max_age: minutes(168 * 60),                    // D-CFG-97
+        on_ineligible: OnIneligible::Provision,        // D-CFG-98
+        generation: String::new(),                     // D-CFG-99
+        deadline: minutes(20),                         // D-CFG-103
+        prepare_timeout: minutes(10),                  // D-CFG-104
+        drain_timeout: minutes(3),                     // D-CFG-105
+        on_drain_timeout: OnDrainTimeout::Close,       // D-CFG-106
+        suspend_scaling: true,                         // D-CFG-108
+        on_template_drift: OnTemplateDrift::Provision, // D-CFG-109
     };
     assert_eq!(swap("hot_swap: true"), defaults); // D-CFG-95
     assert_eq!(swap("hot_swap: {}"), defaults);
@@ -750,6 +764,23 @@ fn d_cfg_115_registry_variables_come_in_pairs() {
             .map(|e| e.kind)
             .collect::<Vec<_>>(),
         [Kind::Unavailable]
+    );
+}
+
+#[test]
+fn texts_of_the_file_can_neither_break_nor_flood_a_message() {
+    let text = file(Level::Region, "\"a\\e[2Jb\\nc\": 1\nkey_pair_name: {}")
+        .replace("hello", &"é".repeat(3000));
+    let errors = refused(&text).to_string();
+    assert!(
+        errors.contains("regions[0].a [2Jb c: unknown key"),
+        "{errors}"
+    );
+    assert!(
+        errors
+            .lines()
+            .all(|line| line.chars().count() < 600 && !line.contains('\u{1b}')),
+        "{errors}"
     );
 }
 

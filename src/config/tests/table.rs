@@ -131,7 +131,7 @@ const ROWS: &[Row] = &[
     row("D-CFG-106", HotSwap, &["on_drain_timeout: close", "on_drain_timeout: fail", "enabled: false\non_drain_timeout: keep"], &["on_drain_timeout: keep"], &[("on_drain_timeout: cut", "hot_swap.on_drain_timeout", "not one of `close`, `fail`, `keep`")]),
     row("D-CFG-107", HotSwap, &["rollback: manual"], &["rollback: auto"], &[("rollback: never", "hot_swap.rollback", "not one of `auto`, `manual`")]),
     row("D-CFG-108", HotSwap, &["suspend_scaling: false"], &[], &[("suspend_scaling: x", "hot_swap.suspend_scaling", "expected true or false")]),
-    row("D-CFG-109", HotSwap, &["on_template_drift: provision"], &["on_template_drift: fail", "on_template_drift: allow"], &[("on_template_drift: ignore", "hot_swap.on_template_drift", "not one of")]),
+    row("D-CFG-109", HotSwap, &["on_template_drift: provision", "on_template_drift: fail", "on_template_drift: allow"], &[], &[("on_template_drift: ignore", "hot_swap.on_template_drift", "not one of")]),
     row("D-CFG-110", HotSwap, &["detect_interval: 60s", "detect_interval: 1m"], &["detect_interval: 15s"], &[("detect_interval: 4s", "hot_swap.detect_interval", "between `5s` and `60s`"), ("detect_interval: 61s", "hot_swap.detect_interval", "between")]),
     row("D-CFG-125", HotSwap, &["test_cidrs: []"], &["test_cidrs: [10.0.0.0/8, '2001:db8::/32']"], &[("test_cidrs: [office]", "test_cidrs[0]", "not an address range")]),
     row("D-CFG-126", HotSwap, &["allow_stop_first: false"], &["allow_stop_first: true"], &[("allow_stop_first: 1", "hot_swap.allow_stop_first", "expected true or false")]),
