@@ -816,6 +816,30 @@ fn d_qa_9_porters_sample_project_is_accepted() {
 }
 
 #[test]
+fn the_example_service_is_accepted_once_the_local_cloud_has_set_its_variables() {
+    let text = include_str!("../../../examples/hello/.porter/config");
+    let env = |name: &str| {
+        let value = match name {
+            "PORTER_LOCAL_ROLE_ARN" => "arn:aws:iam::000000000000:role/porter-deploy",
+            "PORTER_LOCAL_BUCKET" => "porter-local",
+            "PORTER_LOCAL_TARGET_GROUP_ARN" => {
+                "arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/hello/0a1b"
+            }
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let loaded = parse(text, "f", &env).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, [] as [String; 0]);
+    assert!(loaded.config.environments[0].hot_swap.enabled);
+    assert!(
+        refused(text)
+            .to_string()
+            .contains("the variable `PORTER_LOCAL_BUCKET` is not set")
+    );
+}
+
+#[test]
 fn the_documented_complete_file_is_accepted_without_a_warning() {
     let loaded = parse_text(documented()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.warnings, [] as [String; 0]);
