@@ -20,12 +20,6 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(20 * 60);
 const DEFAULT_PREPARE: Duration = Duration::from_secs(10 * 60);
 /// Keep-alive of the load balancer, 60 s, and 120 s more (D-CFG-105).
 const DEFAULT_DRAIN: Duration = Duration::from_secs(180);
-/// D-CFG-109.
-const DRIFT: [(&str, OnTemplateDrift); 3] = [
-    ("provision", OnTemplateDrift::Provision),
-    ("fail", OnTemplateDrift::Fail),
-    ("allow", OnTemplateDrift::Allow),
-];
 /// cfn-hup looks once a minute.
 const DETECT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -96,7 +90,13 @@ fn map(map: Section, regions: &[String]) -> HotSwap {
             .unwrap_or(default.suspend_scaling),
         on_template_drift: map
             .get("on_template_drift")
-            .and_then(|f| f.one_of(&DRIFT))
+            .and_then(|f| {
+                f.one_of(&[
+                    ("provision", OnTemplateDrift::Provision),
+                    ("fail", OnTemplateDrift::Fail),
+                    ("allow", OnTemplateDrift::Allow),
+                ])
+            })
             .unwrap_or(default.on_template_drift),
         enabled,
     };
