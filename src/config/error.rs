@@ -3,6 +3,9 @@
 use serde::Serialize;
 use std::fmt;
 
+/// Characters of a message, and of a path.
+const MAX_TEXT: usize = 500;
+
 /// Why a value is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,7 +57,9 @@ impl ConfigErrors {
     pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(|e| (e.line, e.column));
         let mut distinct: Vec<ConfigError> = Vec::with_capacity(errors.len());
-        for error in errors {
+        for mut error in errors {
+            error.path = one_line(&error.path);
+            error.message = one_line(&error.message);
             let seen = |d: &&ConfigError| {
                 d.line.is_some()
                     && (d.line, d.column, &d.message) == (error.line, error.column, &error.message)
@@ -76,6 +81,17 @@ impl ConfigErrors {
     /// The findings, in the order of the file.
     pub fn errors(&self) -> &[ConfigError] {
         &self.0
+    }
+}
+
+/// Texts of the file that a message repeats must neither break or flood its line nor reach the terminal as commands.
+pub(super) fn one_line(text: &str) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let line: String = chars.by_ref().take(MAX_TEXT).collect();
+    if chars.next().is_some() {
+        format!("{line}…")
+    } else {
+        line
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{
     amount, duration,
-    error::{ConfigError, Kind},
+    error::{ConfigError, Kind, one_line},
     node::{Flaw, Node, Position, Value, join},
     pattern::Pattern,
 };
@@ -114,7 +114,10 @@ impl<'r> Field<'r> {
         let at = self.node.at;
         let line = format!(
             "{}:{}:{}: {}: {message}",
-            self.reader.file, at.line, at.column, self.path
+            self.reader.file,
+            at.line,
+            at.column,
+            one_line(&self.path)
         );
         let mut warnings = self.reader.warnings.borrow_mut();
         if !warnings.contains(&line) {
@@ -481,17 +484,11 @@ fn is_plain_word(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"_%.-".contains(&b))
 }
 
-/// Long texts are cut, so that a message stays one line.
+/// Long texts are cut, so that what is wrong with them stays in sight.
 fn shortened(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(80)
-        .collect();
-    if line.chars().count() < text.chars().count() {
-        format!("{line}…")
-    } else {
-        line
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn region(section: &Section, inherited: &Inherited) -> Region {
     let instance_count = section
         .get("instance_count")
         .and_then(|f| f.count(0))
+        .filter(|n| *n > 0)
         .or(inherited.instance_count);
     let mut parameters = inherited.stack_parameters.clone();
     parameters.extend(

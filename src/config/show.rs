@@ -2,7 +2,10 @@
 
 use super::{
     Loaded, duration,
-    model::{Config, Container, EgressRule, Environment, LoadBalancer, OnIneligible, Region},
+    model::{
+        Config, Container, EgressRule, Environment, LoadBalancer, OnIneligible, OnTemplateDrift,
+        Region,
+    },
     node::{Node, Value as NodeValue},
 };
 use contract::spec::{HeaderCapture, OnDrainTimeout, SwapOrder, Topology};
@@ -276,6 +279,12 @@ fn values(env: &Environment, region: &Region) -> Vec<(String, String)> {
         };
         put("hot_swap.on_drain_timeout", policy.into());
         put("hot_swap.suspend_scaling", swap.suspend_scaling.to_string());
+        let drift = match swap.on_template_drift {
+            OnTemplateDrift::Provision => "provision",
+            OnTemplateDrift::Fail => "fail",
+            OnTemplateDrift::Allow => "allow",
+        };
+        put("hot_swap.on_template_drift", drift.into());
     }
 
     let proxy = &region.haproxy;

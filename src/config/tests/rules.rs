@@ -4,7 +4,7 @@ use super::{Level, file, first_region, parse_text};
 use crate::config::show::{Origin, check, view};
 use crate::config::{
     BlackoutWindow, Config, ConfigError, ConfigErrors, HotSwap, Kind, LoadBalancer, OnIneligible,
-    RunCondition, load, parse,
+    OnTemplateDrift, RunCondition, load, parse,
 };
 use contract::spec::{OnDrainTimeout, SwapOrder, Topology};
 use proptest::prelude::*;
@@ -200,6 +200,19 @@ environments:
         (parameters["A"].as_str(), parameters["B"].as_str()),
         ("env", "region")
     ); // D-CFG-119
+}
+
+#[test]
+fn d_cfg_24_a_count_of_0_is_no_count() {
+    let count = |region: u32, environment: u32| {
+        let text = file(Level::Region, &format!("instance_count: {region}"));
+        let environment = format!("name: stage\n  instance_count: {environment}");
+        first_region(&text.replacen("name: stage", &environment, 1)).instance_count
+    };
+    assert_eq!(
+        [count(0, 0), count(0, 3), count(2, 3), count(2, 0)],
+        [1, 3, 2, 2]
+    ); // D-CFG-24
 }
 
 #[test]
@@ -468,14 +481,15 @@ fn d_cfg_95_true_equals_the_map_with_its_defaults() {
     let minutes = |m: u64| Duration::from_secs(m * 60);
     let defaults = HotSwap {
         enabled: true,
-        max_age: minutes(168 * 60),              // D-CFG-97
-        on_ineligible: OnIneligible::Provision,  // D-CFG-98
-        generation: String::new(),               // D-CFG-99
-        deadline: minutes(20),                   // D-CFG-103
-        prepare_timeout: minutes(10),            // D-CFG-104
-        drain_timeout: minutes(3),               // D-CFG-105
-        on_drain_timeout: OnDrainTimeout::Close, // D-CFG-106
-        suspend_scaling: true,                   // D-CFG-108
+        max_age: minutes(168 * 60),                    // D-CFG-97
+        on_ineligible: OnIneligible::Provision,        // D-CFG-98
+        generation: String::new(),                     // D-CFG-99
+        deadline: minutes(20),                         // D-CFG-103
+        prepare_timeout: minutes(10),                  // D-CFG-104
+        drain_timeout: minutes(3),                     // D-CFG-105
+        on_drain_timeout: OnDrainTimeout::Close,       // D-CFG-106
+        suspend_scaling: true,                         // D-CFG-108
+        on_template_drift: OnTemplateDrift::Provision, // D-CFG-109
     };
     assert_eq!(swap("hot_swap: true"), defaults); // D-CFG-95
     assert_eq!(swap("hot_swap: {}"), defaults);
@@ -754,6 +768,23 @@ fn d_cfg_115_registry_variables_come_in_pairs() {
 }
 
 #[test]
+fn texts_of_the_file_can_neither_break_nor_flood_a_message() {
+    let text = file(Level::Region, "\"a\\e[2Jb\\nc\": 1\nkey_pair_name: {}")
+        .replace("hello", &"é".repeat(3000));
+    let errors = refused(&text).to_string();
+    assert!(
+        errors.contains("regions[0].a [2Jb c: unknown key"),
+        "{errors}"
+    );
+    assert!(
+        errors
+            .lines()
+            .all(|line| line.chars().count() < 600 && !line.contains('\u{1b}')),
+        "{errors}"
+    );
+}
+
+#[test]
 fn names_too_long_for_a_stack_are_refused() {
     let text = MINIMAL.replace(
         "service_name: hello",
@@ -782,6 +813,30 @@ fn d_qa_9_porters_sample_project_is_accepted() {
     assert_eq!(region.containers[0].run.name, "inet"); // D-QA-9
     assert!(region.haproxy.behind_load_balancer);
     assert_eq!(region.azs[0].subnet_id.as_deref(), Some("subnet-0a1b2c3d"));
+}
+
+#[test]
+fn the_example_service_is_accepted_once_the_local_cloud_has_set_its_variables() {
+    let text = include_str!("../../../examples/hello/.porter/config");
+    let env = |name: &str| {
+        let value = match name {
+            "PORTER_LOCAL_ROLE_ARN" => "arn:aws:iam::000000000000:role/porter-deploy",
+            "PORTER_LOCAL_BUCKET" => "porter-local",
+            "PORTER_LOCAL_TARGET_GROUP_ARN" => {
+                "arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/hello/0a1b"
+            }
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let loaded = parse(text, "f", &env).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, [] as [String; 0]);
+    assert!(loaded.config.environments[0].hot_swap.enabled);
+    assert!(
+        refused(text)
+            .to_string()
+            .contains("the variable `PORTER_LOCAL_BUCKET` is not set")
+    );
 }
 
 #[test]
