@@ -8,6 +8,7 @@ mod arguments;
 mod build;
 mod builder;
 mod cache;
+pub(crate) mod container;
 mod context;
 pub(crate) mod engine;
 mod ignored;
@@ -17,7 +18,8 @@ mod packed;
 mod revision;
 mod split;
 
-pub(crate) use build::{Build, BuildError, image as build_image};
+pub use build::BuildError;
+pub(crate) use build::{Build, image as build_image};
 pub use cache::Cache;
 pub(crate) use context::of_folder as folder_context;
 pub use images::{Summary, platform};
@@ -35,9 +37,9 @@ use crate::{
         oci,
     },
 };
-use bollard::Docker;
+use bollard::{Docker, query_parameters::RemoveImageOptions};
 use contract::manifest::{self, Image, Manifest};
-use futures::{TryStreamExt, future::try_join_all};
+use futures::{TryStreamExt, future::join_all};
 use images::Wanted;
 use std::{
     collections::BTreeMap,
@@ -45,18 +47,23 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::{
+    io::{StreamReader, SyncIoBridge},
+    sync::CancellationToken,
+};
 
 /// Where pack leaves its results, below the repository root (D-CLI-44).
 pub const OUT: &str = ".porter-tmp";
 
 /// How to pack.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A dirty work tree is an error (D-PACK-4).
     pub require_clean: bool,
     /// Build every image layer anew.
     pub no_cache: bool,
+    /// Cancelled, it ends the pack with [`PackError::Interrupted`].
+    pub stop: CancellationToken,
 }
 
 /// What pack tells while it works.
@@ -140,7 +147,7 @@ pub enum PackError {
         /// The Dockerfile.
         path: String,
         /// Why.
-        error: build::BuildError,
+        error: BuildError,
     },
     /// The builder container (D-PACK-9).
     #[error("container `{container}`: the builder image made from {path} {problem}")]
@@ -191,6 +198,9 @@ pub enum PackError {
         /// Why.
         error: io::Error,
     },
+    /// [`Options::stop`] was cancelled.
+    #[error("packing was interrupted; nothing was packed")]
+    Interrupted,
     /// `.porter-tmp` can't be written.
     #[error("{} can't be written: {error}", path.display())]
     Out {
@@ -236,8 +246,8 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
 
     let docker = engine::connect().await?;
     let wanted = images::wanted(&mut config);
-    let work = Work { docker: &docker, root, options, revision: &revision, progress };
-    let built = try_join_all(wanted.iter().map(|w| work.build(w))).await?;
+    let work = Work { docker: &docker, root, no_cache: options.no_cache, stop: options.stop.child_token(), revision: &revision, progress };
+    let built = work.build_all(&wanted).await?;
 
     let store = BlobStore::below(&folder);
     let mut cache = Cache::read(&folder);
@@ -246,7 +256,10 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
     // One image at a time: the engine writes each one to disk as a whole before it sends it (D-PACK-12).
     for (wanted, id) in wanted.iter().zip(&built) {
         exposed.insert(wanted.key.clone(), work.check(wanted, id).await?);
-        let split = work.save(wanted, id, &store, &mut cache).await?;
+        let split = tokio::select! {
+            split = work.save(wanted, id, &store, &mut cache) => split?,
+            () = work.stop.cancelled() => return Err(PackError::Interrupted),
+        };
         manifest_images.insert(
             wanted.key.clone(),
             Image {
@@ -278,6 +291,10 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
     keep.extend(layout.into_iter().map(|b| b.digest));
     store.retain(&keep).map_err(stored)?;
 
+    if let Some(previous) = &previous {
+        untag(&docker, previous, &manifest).await;
+    }
+
     let summary = images::summary(&manifest, previous.as_ref());
     let packed = packed::save(out, manifest, summary).map_err(|error| PackError::Out { path: out.to_owned(), error })?;
     for image in &packed.summary {
@@ -289,12 +306,38 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
 struct Work<'a> {
     docker: &'a Docker,
     root: &'a Path,
-    options: Options,
+    no_cache: bool,
+    /// Cancelled by the caller, and by the first build that fails.
+    stop: CancellationToken,
     revision: &'a Revision,
     progress: &'a (dyn Fn(PackEvent<'_>) + Sync),
 }
 
 impl Work<'_> {
+    /// Builds all images at the same time (D-PACK-12). The first failure ends the others, which clean up behind them.
+    async fn build_all(&self, wanted: &[Wanted]) -> Result<Vec<String>, PackError> {
+        let build = async |wanted| {
+            let result = self.build(wanted).await;
+            if result.is_err() {
+                self.stop.cancel();
+            }
+            result
+        };
+        let results = join_all(wanted.iter().map(build)).await;
+        let (mut ids, mut first) = (Vec::new(), None);
+        for result in results {
+            match result {
+                Ok(id) => ids.push(id),
+                // An interruption may be the consequence of another's failure, which is then the cause to tell.
+                Err(error) => match first {
+                    None | Some(PackError::Interrupted) => first = Some(error),
+                    Some(_) => {}
+                },
+            }
+        }
+        first.map_or(Ok(ids), Err)
+    }
+
     /// Builds one image, with its builder image when there is a builder file (D-PACK-7, D-PACK-8).
     async fn build(&self, wanted: &Wanted) -> Result<String, PackError> {
         let began = Instant::now();
@@ -304,11 +347,11 @@ impl Work<'_> {
         let dockerfile = wanted.dockerfile.to_string_lossy().into_owned();
         let id = if self.root.join(&wanted.dockerfile_build).is_file() {
             let tar = builder::context(self, wanted, platform.clone()).await?;
-            let build = Build { dockerfile: dockerfile.clone(), tag, no_cache: self.options.no_cache, platform, ..Build::default() };
+            let build = Build { dockerfile: dockerfile.clone(), tag, no_cache: self.no_cache, platform, ..Build::default() };
             self.image(wanted, &dockerfile, &build, context::of_tar(tar)).await?
         } else {
             let arguments = self.arguments(wanted, &wanted.dockerfile)?;
-            let build = Build { dockerfile: dockerfile.clone(), tag, arguments, no_cache: self.options.no_cache, platform, ..Build::default() };
+            let build = Build { dockerfile: dockerfile.clone(), tag, arguments, no_cache: self.no_cache, platform, ..Build::default() };
             self.image(wanted, &dockerfile, &build, context::of_folder(self.root, &wanted.dockerfile)).await?
         };
         (self.progress)(PackEvent::Built { image: &wanted.key, took: began.elapsed() });
@@ -317,9 +360,12 @@ impl Work<'_> {
 
     async fn image(&self, wanted: &Wanted, path: &str, build: &Build, context: context::Context) -> Result<String, PackError> {
         let output = |line: &str| (self.progress)(PackEvent::Output { image: &wanted.key, line });
-        build::image(self.docker, build, context, &output)
-            .await
-            .map_err(|error| PackError::Build { container: wanted.key.clone(), path: path.to_owned(), error })
+        tokio::select! {
+            result = build::image(self.docker, build, context, &output) => {
+                result.map_err(|error| PackError::Build { container: wanted.key.clone(), path: path.to_owned(), error })
+            }
+            () = self.stop.cancelled() => Err(PackError::Interrupted),
+        }
     }
 
     /// The platform to ask for: none when it is the engine's own.
@@ -368,10 +414,10 @@ impl Work<'_> {
             let split = split::split(archive, &blobs, &mut known, &mut |bytes| {
                 unsaid += bytes;
                 if unsaid >= EVENT_BYTES {
-                    drop(told.send(std::mem::take(&mut unsaid)));
+                    told.send(std::mem::take(&mut unsaid)).unwrap_or_default();
                 }
             });
-            drop(told.send(unsaid));
+            told.send(unsaid).unwrap_or_default();
             (split, known)
         });
         while let Some(bytes) = tell.recv().await {
@@ -382,6 +428,18 @@ impl Work<'_> {
         let split = split.map_err(|error| PackError::Split { container: key, error })?;
         cache.add_image(id, &split);
         Ok(split)
+    }
+}
+
+/// Takes the names of the previous pack from its images, so that `docker image prune` can collect them; their layers stay
+/// as the cache of the next build.
+async fn untag(docker: &Docker, previous: &Manifest, current: &Manifest) {
+    let kept: Vec<_> = current.images.values().map(|i| &i.reference).collect();
+    for reference in previous.images.values().map(|i| &i.reference).filter(|r| !kept.contains(r)) {
+        let removal = RemoveImageOptions { force: false, noprune: true, ..Default::default() };
+        if let Err(error) = docker.remove_image(reference, Some(removal), None).await {
+            tracing::debug!(reference, %error, "the previous pack's image keeps its name");
+        }
     }
 }
 
