@@ -274,6 +274,9 @@ impl One<'_> {
     }
 
     async fn attempt(&self, output: &mut Output, commit: &mut Option<String>, kill: &CancellationToken) -> Result<End, String> {
+        if kill.is_cancelled() {
+            return Ok(End::Stopped);
+        }
         let limit = self.hook.timeout;
         let mut end = pin!(async {
             tokio::select! {

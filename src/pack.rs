@@ -18,7 +18,8 @@ mod packed;
 mod revision;
 mod split;
 
-pub(crate) use build::{Build, BuildError, image as build_image};
+pub use build::BuildError;
+pub(crate) use build::{Build, image as build_image};
 pub use cache::Cache;
 pub(crate) use context::of_folder as folder_context;
 pub use images::{Summary, platform};
@@ -146,7 +147,7 @@ pub enum PackError {
         /// The Dockerfile.
         path: String,
         /// Why.
-        error: build::BuildError,
+        error: BuildError,
     },
     /// The builder container (D-PACK-9).
     #[error("container `{container}`: the builder image made from {path} {problem}")]

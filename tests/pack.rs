@@ -21,19 +21,21 @@ async fn pack(root: &Path) -> Packed {
     try_pack(&["{}"], root, Options::default()).await.unwrap()
 }
 
-const NO_CACHE: Options = Options { require_clean: false, no_cache: true };
+fn no_cache() -> Options {
+    Options { no_cache: true, ..Options::default() }
+}
 
 #[tokio::test]
 async fn d_pack_17_two_packs_of_one_commit_without_any_cache_give_the_same_payload() {
     let files: &[(&str, &[u8])] = &[("Dockerfile", DOCKERFILE), ("data/program", b"the program"), ("data/x/y", b"z")];
     let (first, second) = (repository(files), repository(files));
-    let one = try_pack(&["{}"], first.path(), NO_CACHE).await.unwrap();
+    let one = try_pack(&["{}"], first.path(), no_cache()).await.unwrap();
     // Dates in images have a resolution of one second; another second must not show.
     let began = std::time::SystemTime::now();
     while began.elapsed().unwrap().as_millis() < 1100 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    let two = try_pack(&["{}"], second.path(), NO_CACHE).await.unwrap();
+    let two = try_pack(&["{}"], second.path(), no_cache()).await.unwrap();
     assert_eq!(one.manifest, two.manifest); // D-PACK-17
     assert_eq!(one.payload, two.payload);
     assert_eq!(fs::read(one.manifest_path()).unwrap(), fs::read(two.manifest_path()).unwrap());
