@@ -61,12 +61,18 @@ impl Session {
             .connect_timeout(Duration::from_secs(5))
             .read_timeout(Duration::from_secs(40))
             .build();
-        let mut config = aws_config::defaults(BehaviorVersion::latest())
+        let config = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))
             .retry_config(retry)
             .timeout_config(timeouts)
             .load()
             .await;
+        Self::with(config, role).await
+    }
+
+    /// Access with a configuration that somebody else has loaded, which names the region.
+    pub async fn with(mut config: SdkConfig, role: Option<&Role<'_>>) -> Self {
+        let region = config.region().map_or(String::new(), ToString::to_string);
         if let Some(role) = role {
             let mut provider = AssumeRoleProvider::builder(role.arn)
                 .session_name(role.session_name)
@@ -88,7 +94,7 @@ impl Session {
             .or_else(|| std::env::var("AWS_ENDPOINT_URL").ok())
             .filter(|url| !url.is_empty());
         Self {
-            region: region.to_owned(),
+            region,
             config,
             s3_endpoint,
         }

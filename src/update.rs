@@ -306,7 +306,11 @@ pub async fn follow(
     let mut follow = Follow::new(operation, times.poll, deadline);
     let mut events: Vec<StackEvent> = vec![];
     loop {
-        let (reading, stack) = match read(cloudformation, id, &mut events, &mut on_event).await {
+        let reading = tokio::select! {
+            reading = read(cloudformation, id, &mut events, &mut on_event) => reading,
+            () = cancel.cancelled() => return Err(FollowError::Interrupted { operation, stack: id.to_owned() }),
+        };
+        let (reading, stack) = match reading {
             Ok(stack) => (Ok(stack.as_ref().map(|s| s.status.clone())), stack),
             Err(e) => (Err(e), None),
         };

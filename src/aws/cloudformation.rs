@@ -90,7 +90,8 @@ pub enum ChangeSet {
     Pending,
     /// These resources would change.
     Ready(Vec<Change>),
-    /// Nothing would change.
+    /// Nothing would change. No proof: MiniStack says so when only a parameter in metadata changes, so UpdateStack is
+    /// called all the same.
     Empty,
     /// CloudFormation refused the template.
     Failed(String),
@@ -390,7 +391,7 @@ impl CloudFormation {
             .map_err(|e| self.site.local(CALL, format!("metadata: {e}")))
     }
 
-    /// Asks what an update would change (D-HOT-20); [`Self::change_set`] tells.
+    /// Asks what an update would change (D-HOT-20) and returns the change set's id, by which [`Self::change_set`] tells.
     ///
     /// # Errors
     /// CloudFormation refused the request.
@@ -399,8 +400,10 @@ impl CloudFormation {
         stack: &str,
         name: &str,
         request: &Request<'_>,
-    ) -> Result<(), Error> {
-        self.client
+    ) -> Result<String, Error> {
+        const CALL: &str = "CreateChangeSet";
+        let answer = self
+            .client
             .create_change_set()
             .stack_name(stack)
             .change_set_name(name)
@@ -411,23 +414,21 @@ impl CloudFormation {
             .capabilities(Capability::CapabilityIam)
             .send()
             .await
-            .map_err(self.site.failed("CreateChangeSet"))
-            .map(drop)
+            .map_err(self.site.failed(CALL))?;
+        answer
+            .id
+            .ok_or_else(|| self.site.incomplete(CALL, "change set id"))
     }
 
     /// What the change set holds, as far as it is known yet.
     ///
     /// # Errors
     /// A call failed.
-    pub async fn change_set(&self, stack: &str, name: &str) -> Result<ChangeSet, Error> {
+    pub async fn change_set(&self, id: &str) -> Result<ChangeSet, Error> {
         let mut changes = vec![];
         let mut token = None;
         loop {
-            let call = self
-                .client
-                .describe_change_set()
-                .stack_name(stack)
-                .change_set_name(name);
+            let call = self.client.describe_change_set().change_set_name(id);
             let page = call
                 .set_next_token(token)
                 .send()
@@ -471,17 +472,8 @@ impl CloudFormation {
     ///
     /// # Errors
     /// Nothing was changed.
-    pub async fn execute_change_set(
-        &self,
-        stack: &str,
-        name: &str,
-        token: &str,
-    ) -> Result<(), Error> {
-        let call = self
-            .client
-            .execute_change_set()
-            .stack_name(stack)
-            .change_set_name(name);
+    pub async fn execute_change_set(&self, id: &str, token: &str) -> Result<(), Error> {
+        let call = self.client.execute_change_set().change_set_name(id);
         call.client_request_token(token)
             .send()
             .await
@@ -493,12 +485,8 @@ impl CloudFormation {
     ///
     /// # Errors
     /// It stays, which harms nobody.
-    pub async fn delete_change_set(&self, stack: &str, name: &str) -> Result<(), Error> {
-        let call = self
-            .client
-            .delete_change_set()
-            .stack_name(stack)
-            .change_set_name(name);
+    pub async fn delete_change_set(&self, id: &str) -> Result<(), Error> {
+        let call = self.client.delete_change_set().change_set_name(id);
         call.send()
             .await
             .map_err(self.site.failed("DeleteChangeSet"))

@@ -29,11 +29,11 @@ pub struct Error {
     /// Region name.
     pub region: String,
     /// AWS's error code, or the HTTP status where there was no body to carry one.
-    pub code: Option<String>,
+    pub code: Option<Box<str>>,
     /// AWS's message, or what kept the call from being answered.
     pub message: String,
     /// For a support case.
-    pub request_id: Option<String>,
+    pub request_id: Option<Box<str>>,
     /// What it means.
     pub kind: Kind,
 }
@@ -42,6 +42,15 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         self.kind == Kind::Transient
+    }
+
+    /// True when the endpoint does not have this call at all: never said by AWS, but by emulators, and no reason to give
+    /// up what would be nice to have.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.code.as_deref(),
+            Some("InvalidAction" | "NotImplemented")
+        )
     }
 
     /// What to do about it.
@@ -122,8 +131,8 @@ impl Site {
         let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
         let code = meta
             .and_then(|m| m.code())
-            .map(str::to_owned)
-            .or_else(|| status.map(|s| s.to_string()));
+            .map(Box::from)
+            .or_else(|| status.map(|s| s.to_string().into()));
         let message = match meta {
             Some(m) => m.message().unwrap_or_default().to_owned(),
             None => chain(error),
@@ -142,9 +151,7 @@ impl Site {
             region: self.region.clone(),
             code,
             message,
-            request_id: meta
-                .and_then(|m| m.extra("aws_request_id"))
-                .map(str::to_owned),
+            request_id: meta.and_then(|m| m.extra("aws_request_id")).map(Box::from),
             kind,
         }
     }

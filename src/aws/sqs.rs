@@ -34,6 +34,11 @@ impl Sqs {
         }
     }
 
+    /// Region name.
+    pub fn region(&self) -> &str {
+        &self.site.region
+    }
+
     /// Up to [`BATCH`] messages, as soon as there is one; none after `wait` (whole seconds, at most 20).
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A describe call that takes longer counts as failed: messages must not wait behind it.
 const READ_LIMIT: Duration = Duration::from_secs(4);
+/// Stands for the service's error code when there was no answer in time.
+const NO_ANSWER: &str = "NoAnswer";
 /// After the first failed receive; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Within the deadline a failing queue is tried at least this often (D-HOT-33).
@@ -115,6 +117,8 @@ pub async fn wait(
                 }
             }
             Err(error) if error.kind == aws::Kind::Denied => break End::Refused(error),
+            // It has taken its time already.
+            Err(error) if error.code.as_deref() == Some(NO_ANSWER) => failed = Some(error),
             Err(error) => {
                 failed = Some(error);
                 tokio::select! {
@@ -185,17 +189,22 @@ pub async fn wait(
         }
     };
     let failures = match &end {
-        End::Ended(Ended::StackFailed { .. }) => match region
-            .cloudformation
-            .events_of_last_operation(&region.stack)
+        End::Ended(Ended::StackFailed { .. }) => {
+            match limited(
+                region
+                    .cloudformation
+                    .events_of_last_operation(&region.stack),
+            )
             .await
-        {
-            Ok(events) => update::failures(&events),
-            Err(error) => {
-                trouble = Some(error);
-                vec![]
+            {
+                Some(Ok(events)) => update::failures(&events),
+                Some(Err(error)) => {
+                    trouble = Some(error);
+                    vec![]
+                }
+                None => vec![],
             }
-        },
+        }
         _ => vec![],
     };
     Outcome {
@@ -231,7 +240,11 @@ async fn read(region: &Region, due: Due) -> Readings {
         if due.receive_for < Duration::from_secs(1) {
             tokio::time::sleep(due.receive_for.max(Duration::from_millis(50))).await;
         }
-        region.sqs.receive(&region.queue, due.receive_for).await
+        let call = region.sqs.receive(&region.queue, due.receive_for);
+        match tokio::time::timeout(due.receive_for + READ_LIMIT, call).await {
+            Ok(messages) => messages,
+            Err(_) => Err(no_answer(region, "ReceiveMessage")),
+        }
     };
     let (messages, group, stack) = tokio::join!(messages, group, stack);
     Readings {
@@ -283,9 +296,22 @@ fn take(
 /// Deletes what has been recorded. A message that stays comes again and then counts as a duplicate.
 async fn forget(region: &Region, messages: &[Message]) -> Result<(), aws::Error> {
     if messages.is_empty() {
-        Ok(())
-    } else {
-        region.sqs.delete(&region.queue, messages).await
+        return Ok(());
+    }
+    let call = limited(region.sqs.delete(&region.queue, messages)).await;
+    call.unwrap_or_else(|| Err(no_answer(region, "DeleteMessageBatch")))
+}
+
+/// The SDK would go on waiting and repeating, longer than the deadline and the operator's patience allow.
+fn no_answer(region: &Region, operation: &'static str) -> aws::Error {
+    aws::Error {
+        service: "SQS",
+        operation,
+        region: region.sqs.region().to_owned(),
+        code: Some(NO_ANSWER.into()),
+        message: "no answer in time".to_owned(),
+        request_id: None,
+        kind: aws::Kind::Transient,
     }
 }
 
