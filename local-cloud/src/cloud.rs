@@ -237,7 +237,9 @@ pub async fn hosts(place: &Place) -> Vec<HostInfo> {
 /// Something could not be removed.
 pub async fn remove_leftovers(place: &Place) -> Result<()> {
     for _ in 0..5 {
-        let left = owned_by(&place.state);
+        // A process that is just ending has no environment any more: the recorded ones are looked at too.
+        let mut left = owned_by(&place.state);
+        left.extend(recorded(place));
         if left.is_empty() {
             break;
         }
@@ -258,6 +260,13 @@ pub async fn remove_leftovers(place: &Place) -> Result<()> {
     }
 }
 
+/// The processes that wrote down who they are, as far as they run.
+fn recorded(place: &Place) -> Vec<Process> {
+    let hosts = place.hosts().into_iter().filter_map(|id| host::init(&place.host(&id)));
+    let emulator = place.cloud().map(|c| c.emulator).filter(|p| p.is_alive());
+    hosts.chain(emulator).chain(place.fleet()).filter(|p| Some(*p) != Process::current()).collect()
+}
+
 async fn wait_for_end(processes: &[Process]) {
     let begun = Instant::now();
     while processes.iter().any(|p| p.is_alive()) && begun.elapsed() < DOWN_WITHIN {
@@ -274,13 +283,13 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     points
 }
 
-async fn docker() -> Result<Docker> {
+pub(crate) async fn docker() -> Result<Docker> {
     let socket = requirements::docker_socket();
     let docker = Docker::connect_with_unix(&socket.to_string_lossy(), 60, API_DEFAULT_VERSION)?;
     docker.negotiate_version().await.with_context(|| format!("Docker Engine at {}", socket.display()))
 }
 
-async fn containers(docker: &Docker, all: bool) -> Result<Vec<bollard::models::ContainerSummary>> {
+pub(crate) async fn containers(docker: &Docker, all: bool) -> Result<Vec<bollard::models::ContainerSummary>> {
     let filters = HashMap::from([("label".to_owned(), vec![label::INSTANCE.to_owned()])]);
     let options = ListContainersOptionsBuilder::default().all(all).filters(&filters).build();
     Ok(docker.list_containers(Some(options)).await?)

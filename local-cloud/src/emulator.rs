@@ -209,6 +209,19 @@ pub fn install(cache: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     Ok(python)
 }
 
+/// Removes the virtual environment from the cache, and the cache when nothing else is in it.
+///
+/// # Errors
+/// It can't be removed.
+pub fn uninstall(cache: &Path) -> Result<()> {
+    let dir = cache.join(format!("ministack-{}", version()));
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    }
+    let _ = fs::remove_dir(cache);
+    Ok(())
+}
+
 fn version() -> &'static str {
     PINNED.lines().find_map(|l| l.strip_prefix("ministack==")).unwrap_or_default()
 }

@@ -6,7 +6,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`cloud`], [`place`] | a cloud as its users see it: up, down, its files |
+//! | [`cloud`], [`place`], [`logs`] | a cloud as its users see it: up, down, its files |
 //! | [`requirements`] | what the machine must have |
 //! | [`emulator`], [`resources`], [`query`] | MiniStack, what exists in it from the start, calls without an SDK |
 //! | [`fleet`] | the background process: groups → hosts |
@@ -35,6 +35,7 @@ pub mod host;
 pub mod image;
 pub mod init;
 pub mod logfile;
+pub mod logs;
 pub mod metadata;
 pub mod place;
 pub mod process;

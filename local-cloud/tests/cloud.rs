@@ -161,8 +161,9 @@ async fn after_a_killed_fleet_nothing_runs_and_down_cleans() {
     let init = process::Process::running(host.pid.unwrap()).unwrap();
     let place = cloud.0.place().clone();
     place.fleet().unwrap().signal(rustix::process::Signal::KILL);
-    until("everything to die with the fleet", async || process::owned_by(&place.state).is_empty().then_some(())).await;
-    assert!(!init.is_alive() && !cloud.0.about().emulator.is_alive());
+    let emulator = cloud.0.about().emulator;
+    let all_gone = || process::owned_by(&place.state).is_empty() && !init.is_alive() && !emulator.is_alive();
+    until("everything to die with the fleet", async || all_gone().then_some(())).await;
     assert!(Cloud::find(&place).is_none());
     assert!(Cloud::down(&place).await.unwrap());
     assert_eq!(traces(&place.state), Vec::<String>::new());
