@@ -13,7 +13,12 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let args = cli::normalise(std::env::args_os());
+    let args: Vec<OsString> = std::env::args_os().collect();
+    // Simulated hosts and their programs are this program under other names.
+    if let Some(ended) = local_cloud::entry::run(&args) {
+        return ended;
+    }
+    let args = cli::normalise(args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return misuse(&error, &args),
