@@ -24,6 +24,7 @@ use porter::{
     capacity::Sizes,
     eligibility::StackStatus,
     signals::{self, End, Ended, Mark, Observation, Pace, Phase, Tally, Verdict, Watch},
+    template::ParameterValue,
     update::{self, FollowError, Operation, Times},
 };
 use std::{
@@ -173,6 +174,14 @@ fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
+fn swap_id(id: &str) -> BTreeMap<String, ParameterValue> {
+    [(
+        "PorterSwapId".to_owned(),
+        ParameterValue::New(id.to_owned()),
+    )]
+    .into()
+}
+
 /// What porter's own template comes down to: the desired state in metadata, a group, the queue.
 fn template() -> serde_json::Value {
     serde_json::json!({
@@ -244,7 +253,7 @@ fn stack_tags() -> BTreeMap<String, String> {
 
 async fn create(aws: &Session, name: &str, template: &serde_json::Value) -> String {
     let url = upload(aws, template).await;
-    let (parameters, tags) = (map(&[("PorterSwapId", "01JA")]), stack_tags());
+    let (parameters, tags) = (swap_id("01JA"), stack_tags());
     let request = Request {
         template_url: &url,
         parameters: &parameters,
@@ -421,7 +430,7 @@ async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
     assert_eq!(cloudformation.stacks_of("hello", "prod").await.unwrap(), []);
 
     let url = upload(&aws, &template()).await;
-    let (same, none) = (map(&[("PorterSwapId", "01JA")]), BTreeMap::new());
+    let (same, none) = (swap_id("01JA"), BTreeMap::new());
     let request = Request {
         template_url: &url,
         parameters: &same,
@@ -434,7 +443,7 @@ async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
     ); // D-HOT-22
 
     // D-HOT-20: what a swap changes is the launch template's metadata and nothing that replaces it.
-    let next = map(&[("PorterSwapId", "01JB")]);
+    let next = swap_id("01JB");
     let request = Request {
         parameters: &next,
         token: "01JB",
@@ -646,7 +655,7 @@ async fn d_prom_4_the_target_group_tells_which_stack_is_promoted() {
         ["i-1"]
     );
     assert_eq!(
-        elb.security_groups(&[]).await.unwrap(),
+        elb.load_balancers(&[]).await.unwrap().security_groups,
         Vec::<String>::new()
     );
     let absent = arn.replace("front", "back");
@@ -798,7 +807,7 @@ impl Swap {
             .unwrap()
             .unwrap();
         let url = upload(&aws, &template()).await;
-        let (next, none) = (map(&[("PorterSwapId", "01JB")]), BTreeMap::new());
+        let (next, none) = (swap_id("01JB"), BTreeMap::new());
         let request = Request {
             template_url: &url,
             parameters: &next,
