@@ -8,6 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/porter
 
 # Tests find these programs by these variables.
 export CFN_LINT ?= $(CACHE)/venv-tools/bin/cfn-lint
+export MOTO_SERVER ?= $(CACHE)/venv-moto/bin/moto_server
 
 # Simulated hosts have namespaces and file systems of their own, so whoever is not root runs the built programs through
 # sudo; cargo itself always runs as the caller.

@@ -1,8 +1,7 @@
 //! The AWS adapters against an AWS that we did not write: MiniStack for everything but classic load balancers, which it
 //! does not have; those against moto.
 //!
-//! `PORTER_MINISTACK` and `PORTER_MOTO` name the programs `ministack` and `moto_server`; without them they are looked for
-//! in the user's cache, where `porter local up` installs MiniStack.
+//! MiniStack is installed as `porter local up` does it. `MOTO_SERVER` names moto's program, which `make setup` installs.
 
 // `allow-unwrap-in-tests` covers test functions, not the helpers beside them.
 #![allow(clippy::unwrap_used)]
@@ -24,6 +23,7 @@ use porter::{
     capacity::Sizes,
     eligibility::StackStatus,
     signals::{self, End, Ended, Mark, Observation, Pace, Phase, Tally, Verdict, Watch},
+    template::ParameterValue,
     update::{self, FollowError, Operation, Times},
 };
 use std::{
@@ -37,66 +37,53 @@ use tokio_util::sync::CancellationToken;
 const REGION: &str = "us-east-1";
 const BUCKET: &str = "porter-adapters";
 
-/// An emulator's process, which ends with the test.
-struct Emulator {
-    child: Child,
-    endpoint: String,
-    _files: tempfile::TempDir,
+/// An AWS endpoint that ends with the test.
+enum Emulator {
+    MiniStack(local_cloud::emulator::Emulator),
+    Moto {
+        child: Child,
+        endpoint: String,
+        _files: tempfile::TempDir,
+    },
 }
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Self::Moto { child, .. } = self {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
 impl Emulator {
-    fn ministack() -> Self {
-        let program = program("PORTER_MINISTACK", "ministack");
-        Self::start(|port, files| {
-            let mut command = Command::new(&program);
-            command
-                .env("BIND_HOST", "127.0.0.1")
-                .env("GATEWAY_PORT", port)
-                .env("MINISTACK_HOST", "127.0.0.1")
-                .env("HOME", files)
-                .env("TMPDIR", files)
-                .env("STATE_DIR", files.join("state"))
-                .env("S3_DATA_DIR", files.join("s3"))
-                .env("IOT_MTLS_ENABLED", "0")
-                .env("SFTP_ENABLED", "0")
-                .env("DOCKER_HOST", "unix:///nonexistent");
-            command
-        })
+    async fn ministack() -> Self {
+        Self::MiniStack(local_cloud::emulator::Emulator::start().await.unwrap())
     }
 
-    fn moto() -> Self {
-        let program = program("PORTER_MOTO", "moto_server");
-        Self::start(|port, _| {
-            let mut command = Command::new(&program);
-            command.args(["-H", "127.0.0.1", "-p", port]);
-            command
-        })
-    }
-
-    fn start(command: impl Fn(&str, &std::path::Path) -> Command) -> Self {
+    async fn moto() -> Self {
+        let program = std::env::var_os("MOTO_SERVER").map_or_else(installed_moto, PathBuf::from);
         let files = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
-        let mut command = command(&port.to_string(), files.path());
         let log = std::fs::File::create(files.path().join("log")).unwrap();
-        let child = command
+        let child = Command::new(&program)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap();
-        let emulator = Self {
+            .unwrap_or_else(|e| {
+                panic!(
+                    "{}: {e}; run `make setup`, or name moto_server in MOTO_SERVER",
+                    program.display()
+                )
+            });
+        let moto = Self::Moto {
             child,
             endpoint: format!("http://127.0.0.1:{port}"),
             _files: files,
@@ -105,19 +92,23 @@ impl Emulator {
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(
                 begun.elapsed() < Duration::from_secs(90),
-                "the emulator does not listen on {port}"
+                "moto does not listen on {port}"
             );
-            std::thread::sleep(Duration::from_millis(50));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        emulator
+        moto
     }
 
     async fn config(&self) -> SdkConfig {
+        let endpoint = match self {
+            Self::MiniStack(emulator) => emulator.endpoint(),
+            Self::Moto { endpoint, .. } => endpoint,
+        };
         let credentials =
             aws_sdk_sts::config::Credentials::new("test", "test", None, None, "tests");
         aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(REGION))
-            .endpoint_url(&self.endpoint)
+            .endpoint_url(endpoint)
             .credentials_provider(credentials)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .load()
@@ -127,37 +118,19 @@ impl Emulator {
     async fn session(&self) -> Session {
         Session::with(self.config().await, None).await
     }
+
+    fn pid(&self) -> i64 {
+        match self {
+            Self::MiniStack(emulator) => emulator.process().pid.into(),
+            Self::Moto { child, .. } => child.id().into(),
+        }
+    }
 }
 
-fn program(variable: &str, name: &str) -> PathBuf {
-    if let Some(path) = std::env::var_os(variable) {
-        return path.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
-        PathBuf::from,
-    );
-    let mut places: Vec<PathBuf> = vec![cache.join("porter")];
-    while let Some(place) = places.pop() {
-        let candidate = place.join("bin").join(name);
-        if candidate.is_file() {
-            return candidate;
-        }
-        if place.components().count() < cache.components().count() + 4 {
-            places.extend(
-                std::fs::read_dir(&place)
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .map(|e| e.path())
-                    .filter(|p| p.is_dir()),
-            );
-        }
-    }
-    panic!(
-        "`{name}` was not found below {}: set {variable}, or run `porter local up` once",
-        cache.display()
-    );
+fn installed_moto() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    cache.join("porter/venv-moto/bin/moto_server")
 }
 
 fn put() -> Put<'static> {
@@ -173,13 +146,21 @@ fn map(of: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
+fn swap_id(id: &str) -> BTreeMap<String, ParameterValue> {
+    [(
+        "PorterSwapId".to_owned(),
+        ParameterValue::New(id.to_owned()),
+    )]
+    .into()
+}
+
 /// What porter's own template comes down to: the desired state in metadata, a group, the queue.
 fn template() -> serde_json::Value {
     serde_json::json!({
         "AWSTemplateFormatVersion": "2010-09-09",
         "Parameters": {"PorterSwapId": {"Type": "String"}},
         "Resources": {
-            "PorterSignalQueue": {"Type": "AWS::SQS::Queue", "Properties": {"MessageRetentionPeriod": 14400}},
+            "PorterSignalQueue": {"Type": "AWS::SQS::Queue", "Properties": {"MessageRetentionPeriod": 14400, "VisibilityTimeout": 5}},
             "LaunchTemplate": {
                 "Type": "AWS::EC2::LaunchTemplate",
                 "Metadata": {"Porter": {"swap": {"Ref": "PorterSwapId"}, "stack": {"Ref": "AWS::StackId"}}},
@@ -244,7 +225,7 @@ fn stack_tags() -> BTreeMap<String, String> {
 
 async fn create(aws: &Session, name: &str, template: &serde_json::Value) -> String {
     let url = upload(aws, template).await;
-    let (parameters, tags) = (map(&[("PorterSwapId", "01JA")]), stack_tags());
+    let (parameters, tags) = (swap_id("01JA"), stack_tags());
     let request = Request {
         template_url: &url,
         parameters: &parameters,
@@ -259,7 +240,7 @@ async fn create(aws: &Session, name: &str, template: &serde_json::Value) -> Stri
 
 #[tokio::test]
 async fn objects_of_any_size_arrive_whole_and_missing_ones_are_told_from_present_ones() {
-    let emulator = Emulator::ministack();
+    let emulator = Emulator::ministack().await;
     bucket(&emulator).await;
     let aws = emulator.session().await;
     let (s3, files) = (aws.s3(), tempfile::tempdir().unwrap());
@@ -323,7 +304,7 @@ async fn objects_of_any_size_arrive_whole_and_missing_ones_are_told_from_present
 
 #[tokio::test]
 async fn d_cli_49_a_role_is_assumed_before_any_other_call() {
-    let emulator = Emulator::ministack();
+    let emulator = Emulator::ministack().await;
     let name = aws::session_name("hello", "stage", "4711");
     let role = Role {
         arn: "arn:aws:iam::123456789012:role/deployer",
@@ -373,7 +354,7 @@ async fn an_endpoint_that_is_not_there_is_named_with_what_to_check() {
 
 #[tokio::test]
 async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
-    let emulator = Emulator::ministack();
+    let emulator = Emulator::ministack().await;
     bucket(&emulator).await;
     let aws = emulator.session().await;
     let cloudformation = aws.cloudformation();
@@ -421,7 +402,7 @@ async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
     assert_eq!(cloudformation.stacks_of("hello", "prod").await.unwrap(), []);
 
     let url = upload(&aws, &template()).await;
-    let (same, none) = (map(&[("PorterSwapId", "01JA")]), BTreeMap::new());
+    let (same, none) = (swap_id("01JA"), BTreeMap::new());
     let request = Request {
         template_url: &url,
         parameters: &same,
@@ -434,7 +415,7 @@ async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
     ); // D-HOT-22
 
     // D-HOT-20: what a swap changes is the launch template's metadata and nothing that replaces it.
-    let next = map(&[("PorterSwapId", "01JB")]);
+    let next = swap_id("01JB");
     let request = Request {
         parameters: &next,
         token: "01JB",
@@ -571,7 +552,7 @@ async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
 
 #[tokio::test]
 async fn d_prov_7_a_stack_that_can_not_be_created_ends_with_the_resource_and_the_reason() {
-    let emulator = Emulator::ministack();
+    let emulator = Emulator::ministack().await;
     bucket(&emulator).await;
     let aws = emulator.session().await;
     let mut broken = template();
@@ -600,7 +581,7 @@ async fn d_prov_7_a_stack_that_can_not_be_created_ends_with_the_resource_and_the
 
 #[tokio::test]
 async fn d_prom_4_the_target_group_tells_which_stack_is_promoted() {
-    let emulator = Emulator::ministack();
+    let emulator = Emulator::ministack().await;
     let aws = emulator.session().await;
     let client = aws_sdk_elasticloadbalancingv2::Client::new(&emulator.config().await);
     let made = client
@@ -646,7 +627,7 @@ async fn d_prom_4_the_target_group_tells_which_stack_is_promoted() {
         ["i-1"]
     );
     assert_eq!(
-        elb.security_groups(&[]).await.unwrap(),
+        elb.load_balancers(&[]).await.unwrap().security_groups,
         Vec::<String>::new()
     );
     let absent = arn.replace("front", "back");
@@ -655,7 +636,7 @@ async fn d_prom_4_the_target_group_tells_which_stack_is_promoted() {
 
 #[tokio::test]
 async fn d_prom_4_so_does_a_classic_load_balancer() {
-    let emulator = Emulator::moto();
+    let emulator = Emulator::moto().await;
     let aws = emulator.session().await;
     let client = aws_sdk_elasticloadbalancing::Client::new(&emulator.config().await);
     let listener = aws_sdk_elasticloadbalancing::types::Listener::builder()
@@ -741,7 +722,7 @@ async fn d_prom_4_so_does_a_classic_load_balancer() {
 /// Stops the emulator for a while: requests are accepted and not answered, which is worse than being refused.
 fn pause(emulator: &Emulator, signal: &str) {
     let status = Command::new("kill")
-        .args([signal, &emulator.child.id().to_string()])
+        .args([signal, &emulator.pid().to_string()])
         .status()
         .unwrap();
     assert!(status.success());
@@ -762,7 +743,7 @@ fn wanted() -> Digest {
 
 impl Swap {
     async fn start() -> Self {
-        let emulator = Emulator::ministack();
+        let emulator = Emulator::ministack().await;
         bucket(&emulator).await;
         let aws = emulator.session().await;
         let cloudformation = aws.cloudformation();
@@ -798,7 +779,7 @@ impl Swap {
             .unwrap()
             .unwrap();
         let url = upload(&aws, &template()).await;
-        let (next, none) = (map(&[("PorterSwapId", "01JB")]), BTreeMap::new());
+        let (next, none) = (swap_id("01JB"), BTreeMap::new());
         let request = Request {
             template_url: &url,
             parameters: &next,

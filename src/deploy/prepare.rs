@@ -165,10 +165,10 @@ impl Deployment<'_> {
         let request = self.update_request(target, prepared, self.deadline()).await?;
         // Letters first: a change set's name may not begin with a digit, as a ULID does.
         let name = format!("porter-{}", self.swap);
-        cloudformation.create_change_set(&stack, &name, &request.as_request(&prepared.template_url, &self.swap)).await.map_err(fail)?;
+        let id = cloudformation.create_change_set(&stack, &name, &request.as_request(&prepared.template_url, &self.swap)).await.map_err(fail)?;
         let begun = Timestamp::now();
         let changes = loop {
-            match cloudformation.change_set(&stack, &name).await.map_err(fail)? {
+            match cloudformation.change_set(&id).await.map_err(fail)? {
                 ChangeSet::Pending if Timestamp::now().duration_since(begun) < jiff::SignedDuration::try_from(CHANGE_SET_LIMIT).unwrap_or_default() => {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
@@ -184,7 +184,7 @@ impl Deployment<'_> {
             }
         };
         // One that stays behind is harmless and goes with the stack.
-        if let Err(error) = cloudformation.delete_change_set(&stack, &name).await {
+        if let Err(error) = cloudformation.delete_change_set(&id).await {
             self.console.warn(format!("{region}: the inspected change set stays behind: {error}"));
         }
         Ok((region, drift::inspect(&changes)))
