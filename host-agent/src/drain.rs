@@ -1,0 +1,126 @@
+//! Drain: the connections of the old containers end, or are cut at the deadline, and are counted either way
+//! (D-HOST-32, D-HOST-33).
+
+use crate::{
+    failure::Failure,
+    traffic::{
+        Server,
+        proxy::{Proxy, Worker},
+    },
+};
+use contract::{
+    signal::{CauseCode, Drain},
+    spec::OnDrainTimeout,
+};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// D-HOST-32: every second; sooner while there is a chance that it is over at once.
+const LOOK: [Duration; 5] = [
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+/// Sessions that were told to end do so within this.
+const CUT_TAKES: Duration = Duration::from_secs(5);
+
+/// Waits for the old servers' sessions in every worker.
+///
+/// Idle client connections hold no session of a server: they never delay the drain. Those in the worker just replaced
+/// reach the new servers with their next request and are then told to close; workers replaced by earlier swaps, which
+/// know only servers that are about to go, are ended.
+///
+/// # Errors
+/// [`CauseCode::DrainTimeout`] under `on_drain_timeout: fail`; `drain` then says how many are open.
+pub async fn drain(
+    proxy: &Proxy,
+    backend: &str,
+    wanted: &[Server],
+    limit: Duration,
+    policy: OnDrainTimeout,
+    drain: &mut Drain,
+) -> Result<(), Failure> {
+    let until = Instant::now() + limit;
+    let first = open(proxy, backend, wanted).await;
+    let total: u64 = drain.ended.max(first.values().map(count).sum());
+    let mut looks = LOOK
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(Duration::from_secs(1)));
+    let mut sessions = first;
+    loop {
+        let left: u64 = sessions.values().map(count).sum();
+        *drain = Drain {
+            ended: total.saturating_sub(left),
+            cut: 0,
+            open: left,
+        };
+        if left == 0 {
+            break;
+        }
+        if Instant::now() >= until {
+            match policy {
+                OnDrainTimeout::Fail => {
+                    return Err(Failure::new(
+                        CauseCode::DrainTimeout,
+                        format!(
+                            "{left} connections of the old containers were still open after {} s; they and the old containers stay, new requests go to the new ones",
+                            limit.as_secs()
+                        ),
+                    ));
+                }
+                OnDrainTimeout::Close => {
+                    drain.cut = cut(proxy, backend, &sessions).await;
+                    break;
+                }
+            }
+        }
+        sleep(looks.next().unwrap_or_default()).await;
+        sessions = open(proxy, backend, wanted).await;
+    }
+    if let Some(workers) = proxy.workers().await {
+        for worker in workers.old.into_iter().filter(|w| w.reloads > 1) {
+            proxy.end(worker);
+        }
+    }
+    drain.open = 0;
+    Ok(())
+}
+
+type Open = BTreeMap<u32, (Worker, BTreeMap<String, u64>)>;
+
+fn count((_, servers): &(Worker, BTreeMap<String, u64>)) -> u64 {
+    servers.values().sum()
+}
+
+/// Sessions on servers that are not wanted, per worker.
+async fn open(proxy: &Proxy, backend: &str, wanted: &[Server]) -> Open {
+    let mut open = Open::new();
+    for worker in proxy.workers().await.unwrap_or_default().all() {
+        let mut sessions = proxy.sessions(worker, backend).await;
+        sessions.retain(|name, n| *n > 0 && wanted.iter().all(|w| w.name != *name));
+        if !sessions.is_empty() {
+            open.insert(worker.pid, (worker, sessions));
+        }
+    }
+    open
+}
+
+async fn cut(proxy: &Proxy, backend: &str, sessions: &Open) -> u64 {
+    let mut total = 0;
+    for (worker, servers) in sessions.values() {
+        let names: Vec<String> = servers.keys().cloned().collect();
+        total += proxy.cut(*worker, backend, &names).await;
+        let until = Instant::now() + CUT_TAKES;
+        while Instant::now() < until {
+            let now = proxy.sessions(*worker, backend).await;
+            if names.iter().all(|n| now.get(n).is_none_or(|n| *n == 0)) {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    total
+}

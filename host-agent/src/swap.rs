@@ -1,0 +1,725 @@
+//! THE host side of a deployment, step by step, in the words of `docs/hotswap.md`.
+//!
+//! Until traffic has moved every failure undoes what was done and leaves the old version as it was. Afterwards nothing
+//! that goes wrong can change the outcome: it becomes a warning in the report (D-HOST-36).
+
+use crate::{
+    clean, containers,
+    docker::Container,
+    drain,
+    failure::Failure,
+    headroom, health,
+    host::Host,
+    images,
+    journal::{Journal, Verdict},
+    observe::{self, Facts},
+    store::Store,
+    traffic::{self, Server},
+};
+use contract::{
+    digest::Digest,
+    job::DesiredState,
+    manifest::Manifest,
+    signal::{CauseCode, FORMAT, HostSignal, Kind},
+    spec::{ContainerSpec, HostSpec, SwapOrder, Topology},
+    step::Step,
+};
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use jiff::Timestamp;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+
+/// Blobs that are fetched at a time.
+const TRANSFERS: usize = 4;
+/// Progress within the fetch is told this often at most.
+const FETCH_DETAIL: Duration = Duration::from_secs(2);
+/// Between two looks at the stack while a swap is prepared: is something newer wanted?
+const NEWER: Duration = Duration::from_secs(10);
+
+/// One swap under way.
+pub struct Swap<'h> {
+    host: &'h mut Host,
+    store: Store,
+    journal: Journal,
+    /// What was true when the swap began.
+    before: Facts,
+}
+
+/// What the steps up to the health check leave behind.
+struct Prepared {
+    spec: HostSpec,
+    containers: Vec<Container>,
+}
+
+impl<'h> Swap<'h> {
+    /// A swap for this desired state, or the rest of the one in `journal`.
+    ///
+    /// # Errors
+    /// When the state directory can't be used.
+    pub fn new(host: &'h mut Host, journal: Journal, before: Facts) -> Result<Self, Failure> {
+        let store = Store::open(&host.settings.state_dir)?;
+        Ok(Self {
+            host,
+            store,
+            journal,
+            before,
+        })
+    }
+
+    /// The whole swap. Returns the verdict, which is journaled and handed to the outbox.
+    ///
+    /// # Errors
+    /// Only when the verdict could not be delivered; it is sent when the agent runs next.
+    pub async fn run(mut self, steps: &[Step]) -> Result<Verdict, Failure> {
+        let verdict = match self.prepare(steps).await {
+            Ok(prepared) => match self.cut_over(&prepared).await {
+                Ok(servers) => self.finish(&prepared.spec, &servers, steps).await,
+                Err(failure) => self.undo(failure).await,
+            },
+            Err(failure) => self.undo(failure).await,
+        };
+        self.report(verdict).await
+    }
+
+    /// The steps after the cut-over, for a swap that a restart of the agent interrupted there.
+    ///
+    /// # Errors
+    /// As [`Swap::run`].
+    pub async fn resume(mut self) -> Result<Verdict, Failure> {
+        let ours: Vec<Container> = self
+            .before
+            .running(&self.journal.desired.swap)
+            .cloned()
+            .collect();
+        let verdict = match self.spec().await {
+            Ok((_, spec)) if !self.journal.is_done(Step::CutOver) => {
+                let prepared = Prepared {
+                    spec,
+                    containers: ours,
+                };
+                match self.cut_over(&prepared).await {
+                    Ok(servers) => self.finish(&prepared.spec, &servers, &Step::ALL).await,
+                    Err(failure) => self.undo(failure).await,
+                }
+            }
+            Ok((_, spec)) => {
+                let servers = traffic::servers(&spec, &ours);
+                self.finish(&spec, &servers, &Step::ALL).await
+            }
+            Err(failure) => self.failed(failure),
+        };
+        self.report(verdict).await
+    }
+
+    /// Undoes a swap whose traffic has not moved, or moves it back, and reports why.
+    ///
+    /// # Errors
+    /// As [`Swap::run`].
+    pub async fn abandon(mut self, why: Failure) -> Result<Verdict, Failure> {
+        let verdict = self.undo(why).await;
+        self.report(verdict).await
+    }
+
+    /// The host serves the wanted payload already: leftovers go, the report says so, nothing that serves is touched.
+    ///
+    /// # Errors
+    /// As [`Swap::run`].
+    pub async fn confirm(mut self) -> Result<Verdict, Failure> {
+        let serving = self.before.serving().map(|(swap, _)| swap.to_owned());
+        let leftovers: Vec<Container> = self
+            .before
+            .containers
+            .iter()
+            .filter(|c| Some(&c.swap) != serving.as_ref())
+            .cloned()
+            .collect();
+        self.step(Step::Detect, async |_| Ok(())).await?;
+        let warnings = clean::containers(&self.host.engine, &leftovers).await;
+        self.journal.warnings.extend(warnings);
+        if let Ok((_, spec)) = self.spec().await {
+            self.remove_images(&spec).await;
+        }
+        let verdict = self.verdict(self.good(), Step::Report, None);
+        self.report(verdict).await
+    }
+
+    // ---- before traffic moves ------------------------------------------------------------------------------------
+
+    /// Steps `detect` to `health`, given up at the deadline, at the end of `prepare_timeout`, or when something newer is
+    /// wanted.
+    async fn prepare(&mut self, steps: &[Step]) -> Result<Prepared, Failure> {
+        let stack = self.host.stack.clone();
+        let desired = self.journal.desired.clone();
+        let boot = self.journal.boot;
+        tokio::select! {
+            result = self.prepare_steps(steps) => result,
+            newer = superseded(&stack, &desired.swap) => Err(Failure::new(
+                CauseCode::Superseded,
+                format!("swap {newer} is wanted now; swap {} had not moved traffic and was undone", desired.swap),
+            )),
+            () = until(desired.deadline), if !boot => Err(too_late(&desired)),
+        }
+    }
+
+    async fn prepare_steps(&mut self, steps: &[Step]) -> Result<Prepared, Failure> {
+        let began = Instant::now();
+        self.step(Step::Detect, async |_| Ok(())).await?;
+        let (manifest, spec) = self
+            .step(Step::Fetch, async |swap| {
+                let (manifest, spec) = swap.spec().await?;
+                swap.fetch(&manifest, &spec, began + spec.swap.prepare_timeout)
+                    .await?;
+                Ok((manifest, spec))
+            })
+            .await?;
+        let limit = began + spec.swap.prepare_timeout;
+        let bounded = async {
+            self.step(Step::Load, async |swap| swap.load(&manifest, &spec).await)
+                .await?;
+            self.step(Step::Start, async |swap| swap.start(&manifest, &spec).await)
+                .await
+        };
+        let containers = timeout_at(limit, bounded)
+            .await
+            .unwrap_or_else(|_| Err(prepare_timeout(&spec)))?;
+        debug_assert!(steps.contains(&Step::Health));
+        self.step(Step::Health, async |swap| {
+            swap.health(&spec, &containers, limit).await
+        })
+        .await?;
+        Ok(Prepared { spec, containers })
+    }
+
+    /// What this host shall run: the manifest's entry for its environment and region.
+    async fn spec(&self) -> Result<(Manifest, HostSpec), Failure> {
+        let desired = &self.journal.desired;
+        let manifest = self
+            .store
+            .manifest(
+                &self.host.bucket,
+                &desired.bucket,
+                &desired.service,
+                &desired.payload,
+            )
+            .await?;
+        let spec = manifest
+            .hosts
+            .get(&desired.environment)
+            .and_then(|r| r.get(&desired.region))
+            .cloned();
+        let spec = spec.ok_or_else(|| {
+            Failure::new(
+                CauseCode::PayloadMissing,
+                format!(
+                    "payload {} has nothing for environment `{}` in {}",
+                    desired.payload.short(),
+                    desired.environment,
+                    desired.region
+                ),
+            )
+        })?;
+        Ok((manifest, spec))
+    }
+
+    /// Seed step 2: only blobs whose images the engine lacks, only those not on disk (D-PAY-6).
+    async fn fetch(
+        &mut self,
+        manifest: &Manifest,
+        spec: &HostSpec,
+        limit: Instant,
+    ) -> Result<(), Failure> {
+        let mut missing = Vec::new();
+        let mut unpacked = 0;
+        for image in self.images_lacking(manifest, spec).await? {
+            unpacked += image.layers.iter().map(|l| l.unpacked).sum::<u64>();
+            let blobs = std::iter::once(&image.config).chain(image.layers.iter().map(|l| &l.blob));
+            for blob in blobs {
+                if !missing.contains(blob) && !self.store.has(blob).await? {
+                    missing.push(blob.clone());
+                }
+            }
+        }
+        let size: u64 = missing.iter().map(|b| b.size).sum();
+        headroom::disk(
+            &self.host.settings.state_dir,
+            self.host.engine.root_directory().await?.as_deref(),
+            size,
+            unpacked,
+        )?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let fetched = AtomicU64::new(0);
+        let desired = self.journal.desired.clone();
+        let (store, bucket) = (self.store.clone(), self.host.bucket.clone());
+        let transfers = async {
+            stream::iter(&missing)
+                .map(|blob| store.fetch(&bucket, &desired.bucket, &desired.service, blob, &fetched))
+                .buffer_unordered(TRANSFERS)
+                .try_collect::<Vec<()>>()
+                .await
+        };
+        let mut transfers = std::pin::pin!(transfers);
+        let mut tick = tokio::time::interval_at(Instant::now() + FETCH_DETAIL, FETCH_DETAIL);
+        let result = loop {
+            tokio::select! {
+                result = &mut transfers => break result.map(|_| ()),
+                _ = tick.tick() => {
+                    let percent = fetched.load(Ordering::Relaxed).saturating_mul(100) / size.max(1);
+                    self.progress(Step::Fetch, Some(format!("{} %", percent.min(100))));
+                }
+                () = tokio::time::sleep_until(limit) => break Err(prepare_timeout(spec)),
+            }
+        };
+        self.journal.bytes += fetched.load(Ordering::Relaxed);
+        result
+    }
+
+    /// Seed step 2: the engine gets the images it lacks.
+    async fn load(&mut self, manifest: &Manifest, spec: &HostSpec) -> Result<(), Failure> {
+        for image in self.images_lacking(manifest, spec).await? {
+            images::load(&self.host.engine, &self.store, &self.host.instance, &image).await?;
+        }
+        Ok(())
+    }
+
+    /// The images of this host's containers that the engine does not have.
+    async fn images_lacking(
+        &self,
+        manifest: &Manifest,
+        spec: &HostSpec,
+    ) -> Result<Vec<contract::manifest::Image>, Failure> {
+        let names: BTreeSet<&String> = spec.containers.iter().map(|c| &c.image).collect();
+        let mut lacking = Vec::new();
+        for name in names {
+            let image = manifest
+                .images
+                .get(name)
+                .ok_or_else(|| Failure::internal(format!("the manifest has no image `{name}`")))?;
+            if !images::is_loaded(&self.host.engine, &self.host.instance, image).await? {
+                lacking.push(image.clone());
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Seed step 2: the new containers start beside the old ones. Workers that must not run twice wait for the cut-over.
+    async fn start(
+        &mut self,
+        manifest: &Manifest,
+        spec: &HostSpec,
+    ) -> Result<Vec<Container>, Failure> {
+        let engine = self.host.engine.clone();
+        headroom::memory(&engine, spec, &self.before, &self.journal.desired.swap).await?;
+        let common = self.common(manifest).await?;
+        let present = engine.containers().await?;
+        let mut started = Vec::new();
+        for container in spec.containers.iter().filter(|c| !waits_for_cut_over(c)) {
+            started.push(containers::start(&engine, &common, container, &present).await?);
+        }
+        Ok(started)
+    }
+
+    async fn common<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+    ) -> Result<containers::Common<'a>, Failure> {
+        Ok(containers::Common {
+            desired: &self.journal.desired,
+            manifest,
+            instance: &self.host.instance,
+            machine: &self.host.machine,
+            gateway: self.host.engine.network().await?,
+        })
+    }
+
+    /// Seed step 3: all at once, and all must pass (D-HOST-29).
+    async fn health(
+        &mut self,
+        spec: &HostSpec,
+        containers: &[Container],
+        limit: Instant,
+    ) -> Result<(), Failure> {
+        let engine = &self.host.engine;
+        let checks = containers.iter().filter_map(|container| {
+            let spec = spec.containers.iter().find(|c| c.name == container.name)?;
+            Some(health::wait(engine, spec, container, limit))
+        });
+        try_join_all(checks).await.map(|_| ())
+    }
+
+    // ---- traffic moves -------------------------------------------------------------------------------------------
+
+    /// Seed step 4. After the deadline traffic does not move (D-HOT-43).
+    async fn cut_over(&mut self, prepared: &Prepared) -> Result<Vec<Server>, Failure> {
+        if !self.journal.boot
+            && Timestamp::now() > self.journal.desired.deadline
+            && !self.before.in_rotation(&self.journal.desired.swap)
+        {
+            return Err(too_late(&self.journal.desired));
+        }
+        self.step(Step::CutOver, async |swap| {
+            swap.exchange_workers(&prepared.spec).await?;
+            let servers = traffic::servers(&prepared.spec, &prepared.containers);
+            let desired = &swap.journal.desired;
+            swap.host
+                .traffic()
+                .move_to(desired, &prepared.spec, &servers)
+                .await?;
+            Ok(servers)
+        })
+        .await
+    }
+
+    /// Workers of which only one version may run: the old one stops, the new one starts and must become ready. Until then
+    /// the old one can be started again.
+    async fn exchange_workers(&mut self, spec: &HostSpec) -> Result<(), Failure> {
+        let waiting: Vec<&ContainerSpec> = spec
+            .containers
+            .iter()
+            .filter(|c| waits_for_cut_over(c))
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let engine = self.host.engine.clone();
+        let (manifest, _) = self.spec().await?;
+        let common = self.common(&manifest).await?;
+        let present = engine.containers().await?;
+        let limit = Instant::now() + spec.swap.prepare_timeout;
+        for worker in waiting {
+            for old in present
+                .iter()
+                .filter(|c| c.name == worker.name && c.swap != common.desired.swap)
+            {
+                engine.stop(&old.id, worker.stop_grace).await?;
+            }
+            let new = containers::start(&engine, &common, worker, &present).await?;
+            health::wait(&engine, worker, &new, limit).await?;
+        }
+        Ok(())
+    }
+
+    // ---- traffic has moved ---------------------------------------------------------------------------------------
+
+    /// Seed steps 5 to 8.
+    async fn finish(&mut self, spec: &HostSpec, servers: &[Server], steps: &[Step]) -> Verdict {
+        let old: Vec<Container> = match self.host.engine.containers().await {
+            Ok(all) => all
+                .into_iter()
+                .filter(|c| c.swap != self.journal.desired.swap)
+                .collect(),
+            Err(failure) => {
+                self.journal.warnings.push(failure.message);
+                Vec::new()
+            }
+        };
+        if steps.contains(&Step::Drain) && !old.is_empty() {
+            if let Err(failure) = self
+                .step(Step::Drain, async |swap| swap.drain(spec, servers).await)
+                .await
+            {
+                return self.failed(failure);
+            }
+            self.cleaning(Step::Stop, async |swap| swap.stop(spec, &old).await)
+                .await;
+            self.cleaning(Step::Remove, async |swap| {
+                clean::containers(&swap.host.engine, &old).await
+            })
+            .await;
+        }
+        self.cleaning(Step::RemoveImage, async |swap| {
+            swap.remove_images(spec).await;
+            Vec::new()
+        })
+        .await;
+        self.verdict(self.good(), Step::Report, None)
+    }
+
+    /// Seed step 5.
+    async fn drain(&mut self, spec: &HostSpec, servers: &[Server]) -> Result<(), Failure> {
+        let backend = traffic::backend(&self.journal.desired.service);
+        let mut drained = self.journal.drain;
+        let result = drain::drain(
+            &self.host.proxy,
+            &backend,
+            servers,
+            spec.swap.drain_timeout,
+            spec.swap.on_drain_timeout,
+            &mut drained,
+        )
+        .await;
+        self.journal.drain = drained;
+        result
+    }
+
+    /// Seed step 6: all at once, each with its own grace.
+    async fn stop(&mut self, spec: &HostSpec, old: &[Container]) -> Vec<String> {
+        let engine = &self.host.engine;
+        let stops = old.iter().map(|container| async move {
+            let grace = spec
+                .containers
+                .iter()
+                .find(|c| c.name == container.name)
+                .map_or(Duration::from_secs(30), |c| c.stop_grace);
+            match engine.stop(&container.id, grace).await {
+                Ok(false) => None,
+                Ok(true) => Some(format!(
+                    "the old container `{}` did not end within {} s and was killed",
+                    container.name,
+                    grace.as_secs()
+                )),
+                Err(failure) => Some(failure.message),
+            }
+        });
+        futures::future::join_all(stops)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Seed step 8: images and blobs of all but the current and `keep_images` earlier payloads.
+    async fn remove_images(&mut self, spec: &HostSpec) {
+        let payload = self.journal.desired.payload.clone();
+        match self.host.history.record(&payload, spec.swap.keep_images) {
+            Ok(keep) => {
+                let warnings =
+                    clean::images(&self.host.engine, &self.store, &self.host.instance, &keep).await;
+                self.journal.warnings.extend(warnings);
+            }
+            Err(e) => self
+                .journal
+                .warnings
+                .push(format!("the history of payloads can't be written: {e}")),
+        }
+    }
+
+    // ---- the way back --------------------------------------------------------------------------------------------
+
+    /// Puts everything back as it was before the swap, then makes the failure its verdict (D-HOST-24).
+    async fn undo(&mut self, failure: Failure) -> Verdict {
+        let verdict = self.failed(failure);
+        let swap = self.journal.desired.swap.clone();
+        let engine = self.host.engine.clone();
+        if self.journal.has_begun(Step::CutOver) {
+            if let Err(e) = self
+                .host
+                .traffic()
+                .move_back(&self.journal.desired.service, &swap)
+                .await
+            {
+                self.journal.warnings.push(e.message);
+            }
+            // Workers that had made room for their successors.
+            for old in self
+                .before
+                .containers
+                .iter()
+                .filter(|c| c.swap != swap && c.endpoint.is_none() && c.running)
+            {
+                if let Err(e) = engine.start_again(&old.id).await {
+                    self.journal.warnings.push(e.message);
+                }
+            }
+        }
+        match engine.containers().await {
+            Ok(all) => {
+                let warnings =
+                    clean::containers(&engine, all.iter().filter(|c| c.swap == swap)).await;
+                self.journal.warnings.extend(warnings);
+            }
+            Err(e) => self.journal.warnings.push(e.message),
+        }
+        let mut keep: BTreeSet<Digest> = self.host.history.read().payloads.into_iter().collect();
+        keep.extend(self.journal.from.clone());
+        let warnings = clean::images(&engine, &self.store, &self.host.instance, &keep).await;
+        self.journal.warnings.extend(warnings);
+        verdict
+    }
+
+    // ---- bookkeeping ---------------------------------------------------------------------------------------------
+
+    /// Announces a step, records its intent, does it, records that it is done.
+    async fn step<T>(
+        &mut self,
+        step: Step,
+        act: impl AsyncFnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.journal.begin(step, Timestamp::now());
+        self.write()?;
+        tracing::info!(
+            step = step.name(),
+            swap = self.journal.desired.swap,
+            "step begins"
+        );
+        self.progress(step, None);
+        self.host.pause_at(step, "before").await;
+        let result = act(self).await?;
+        self.host.pause_at(step, "after").await;
+        self.journal.done(step, Timestamp::now());
+        self.write()?;
+        Ok(result)
+    }
+
+    /// A step whose failures are warnings, because traffic has moved (D-HOST-36).
+    async fn cleaning(&mut self, step: Step, act: impl AsyncFnOnce(&mut Self) -> Vec<String>) {
+        let result = self
+            .step(step, async |swap| {
+                let warnings = act(swap).await;
+                swap.journal.warnings.extend(warnings);
+                Ok(())
+            })
+            .await;
+        if let Err(failure) = result {
+            self.journal.warnings.push(failure.message);
+        }
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        let file = &self.host.journal;
+        file.write(&self.journal)
+            .map_err(|e| Failure::file("writing the journal", file.path(), &e))
+    }
+
+    fn good(&self) -> Kind {
+        if self.journal.boot {
+            Kind::Booted
+        } else {
+            Kind::Success
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) -> Verdict {
+        tracing::error!(step = self.journal.reached().name(), code = ?failure.code, "{failure}");
+        self.verdict(Kind::Failed, self.journal.reached(), Some(failure))
+    }
+
+    fn verdict(&self, kind: Kind, step: Step, failure: Option<Failure>) -> Verdict {
+        Verdict {
+            kind,
+            step,
+            cause: failure.map(Into::into),
+            at: Timestamp::now(),
+        }
+    }
+
+    fn progress(&mut self, step: Step, detail: Option<String>) {
+        let mut signal = self.signal(Kind::Progress, step);
+        signal.detail = detail;
+        let queue = self.journal.desired.queue.clone();
+        self.host.signals.progress(&queue, signal);
+    }
+
+    fn signal(&self, kind: Kind, step: Step) -> HostSignal {
+        let desired = &self.journal.desired;
+        HostSignal {
+            v: FORMAT,
+            swap: desired.swap.clone(),
+            epoch: 0,
+            seq: 0,
+            stack: desired.stack.clone(),
+            region: desired.region.clone(),
+            instance: self.host.instance.clone(),
+            at: Timestamp::now(),
+            kind,
+            from: self.journal.from.clone(),
+            to: desired.payload.clone(),
+            serving: self.journal.from.clone(),
+            step,
+            detail: None,
+            cause: None,
+            ms: self.journal.milliseconds(),
+            bytes: self.journal.bytes,
+            drain: self.journal.drain,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Seed step 9. First the outbox keeps the verdict, then the journal closes, then the queue hears of it: after a crash
+    /// in between, the restarted agent finds the verdict in the outbox and neither forgets nor repeats the swap.
+    async fn report(mut self, verdict: Verdict) -> Result<Verdict, Failure> {
+        self.host.pause_at(Step::Report, "before").await;
+        self.journal.begin(Step::Report, Timestamp::now());
+        let serving = observe::observe(
+            &self.host.engine,
+            &self.host.proxy,
+            &self.journal.desired.service,
+        )
+        .await
+        .ok()
+        .and_then(|facts| facts.serving().map(|(_, payload)| payload.clone()));
+        let mut signal = self.signal(verdict.kind, verdict.step);
+        signal.at = verdict.at;
+        signal.serving = serving;
+        signal.cause = verdict.cause.clone();
+        signal.warnings = self.journal.warnings.clone();
+        let queue = self.journal.desired.queue.clone();
+        let kept = self.host.signals.keep(&queue, signal.clone());
+        self.journal.done(Step::Report, Timestamp::now());
+        self.journal.verdict = Some(verdict.clone());
+        let recorded = self.write();
+        let sent = match kept {
+            Ok(()) => self.host.signals.flush().await,
+            Err(failure) => {
+                tracing::warn!(%failure, "the verdict can't be kept on disk and is sent without");
+                self.host.signals.send_now(&queue, signal).await
+            }
+        };
+        if let Err(failure) = recorded {
+            tracing::warn!(%failure, "the verdict can't be recorded");
+        }
+        self.host.pause_at(Step::Report, "after").await;
+        sent.map(|()| verdict)
+    }
+}
+
+/// Whether a container starts only when traffic moves, after its predecessor has stopped (D-HOST-25).
+fn waits_for_cut_over(spec: &ContainerSpec) -> bool {
+    spec.topology == Topology::Worker && spec.swap_order == SwapOrder::StopFirst
+}
+
+fn too_late(desired: &DesiredState) -> Failure {
+    Failure::new(
+        CauseCode::Deadline,
+        format!(
+            "the deadline {} passed before traffic moved; the old version serves",
+            desired.deadline
+        ),
+    )
+}
+
+fn prepare_timeout(spec: &HostSpec) -> Failure {
+    Failure::new(
+        CauseCode::Deadline,
+        format!(
+            "the new version was not prepared within prepare_timeout ({} s)",
+            spec.swap.prepare_timeout.as_secs()
+        ),
+    )
+}
+
+/// Ends at `time`, also when the clock is set meanwhile.
+async fn until(time: Timestamp) {
+    while Timestamp::now() <= time {
+        let left = time.duration_since(Timestamp::now());
+        let left = Duration::try_from(left).unwrap_or_default();
+        tokio::time::sleep(left.clamp(Duration::from_millis(10), Duration::from_secs(1))).await;
+    }
+}
+
+/// Ends when the stack wants another swap, with its id.
+async fn superseded(stack: &crate::job::Stack, swap: &str) -> String {
+    loop {
+        tokio::time::sleep(NEWER).await;
+        match stack.desired().await {
+            Ok(desired) if desired.swap != swap => return desired.swap,
+            Ok(_) => {}
+            Err(why) => tracing::debug!(why, "no look at the stack this time"),
+        }
+    }
+}

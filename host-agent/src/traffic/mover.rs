@@ -1,0 +1,203 @@
+//! Moving traffic from one version to another, and back: configuration on disk first, then the running proxy.
+
+use super::{
+    Server, Wanted,
+    proxy::{Proxy, Workers},
+};
+use crate::{failure::Failure, machine::Machine};
+use contract::{job::DesiredState, signal::CauseCode, spec::HostSpec};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write},
+    net::SocketAddrV4,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// What a move needs to know about this host.
+#[derive(Debug)]
+pub struct Mover<'a> {
+    /// The proxy.
+    pub proxy: &'a Proxy,
+    /// Its listeners.
+    pub machine: &'a Machine,
+    /// Keeps the configuration that served before.
+    pub state: &'a Path,
+}
+
+impl Mover<'_> {
+    fn previous(&self) -> PathBuf {
+        self.state.join("haproxy.previous.cfg")
+    }
+
+    /// Sends every new request to `servers`. Can be repeated after an interruption at any point.
+    ///
+    /// # Errors
+    /// [`CauseCode::ProxyConfig`]: refused by the syntax check, nothing has changed. [`CauseCode::ProxyReload`]: the old
+    /// worker goes on; [`Mover::move_back`] restores the configuration on disk.
+    pub async fn move_to(
+        &self,
+        desired: &DesiredState,
+        spec: &HostSpec,
+        servers: &[Server],
+    ) -> Result<(), Failure> {
+        let workers = self.proxy.workers().await;
+        if servers.is_empty() {
+            // Worker containers only: the proxy stays stopped (D-HAP-20).
+            if workers.is_some() {
+                self.proxy.stop().await.map_err(|why| {
+                    Failure::new(
+                        CauseCode::ProxyReload,
+                        format!("the proxy did not stop: {why}"),
+                    )
+                })?;
+            }
+            return Ok(());
+        }
+        let text = super::render(&Wanted {
+            service: &desired.service,
+            payload: &desired.payload,
+            swap: &desired.swap,
+            machine: self.machine,
+            spec,
+            servers,
+            admin_socket: &self.proxy.admin_socket,
+            deny_list: Path::new(super::DENY_LIST).exists(),
+        })?;
+        self.install(&text, &desired.swap).await?;
+        self.take_over(workers, &desired.service, servers).await
+    }
+
+    /// Renders aside, checks, renames (D-HOST-30). What served before is kept for the way back.
+    async fn install(&self, text: &str, swap: &str) -> Result<(), Failure> {
+        let config = &self.proxy.config;
+        let failed = |e: io::Error| Failure::file("writing the proxy's configuration", config, &e);
+        let folder = config.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut aside = tempfile::Builder::new()
+            .prefix(".haproxy-")
+            .suffix(".cfg")
+            .permissions(fs::Permissions::from_mode(0o644))
+            .tempfile_in(folder)
+            .map_err(failed)?;
+        aside.write_all(text.as_bytes()).map_err(failed)?;
+        aside.as_file().sync_all().map_err(failed)?;
+        self.proxy.check(aside.path()).await?;
+        let present = crate::files::read(config).map_err(failed)?;
+        // A repetition finds its own configuration and must not take it for the one before.
+        if !present.as_deref().is_some_and(|p| is_of(p, swap)) {
+            let kept = match present {
+                Some(bytes) => crate::files::replace(&self.previous(), &bytes),
+                None => crate::files::remove(&self.previous()),
+            };
+            kept.map_err(|e| {
+                Failure::file("keeping the proxy's configuration in", &self.previous(), &e)
+            })?;
+        }
+        aside.persist(config).map_err(|e| failed(e.error))?;
+        crate::files::sync_folder(folder).map_err(failed)
+    }
+
+    /// The running proxy follows the configuration on disk.
+    async fn take_over(
+        &self,
+        workers: Option<Workers>,
+        service: &str,
+        servers: &[Server],
+    ) -> Result<(), Failure> {
+        let backend = super::backend(service);
+        let worker = match workers {
+            None => self.proxy.start().await?,
+            Some(before) => {
+                if let Some(current) = before.current
+                    && let Err(why) = self.proxy.switch(current, &backend, servers).await
+                {
+                    tracing::info!(
+                        why,
+                        "the running worker could not be switched; the reload moves the traffic"
+                    );
+                }
+                self.proxy.reload(&before).await?
+            }
+        };
+        let found: BTreeSet<SocketAddrV4> = self
+            .proxy
+            .servers(worker, &backend)
+            .await
+            .into_iter()
+            .filter(|s| s.in_rotation)
+            .filter_map(|s| s.address)
+            .collect();
+        if found == super::addresses(servers) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            CauseCode::ProxyReload,
+            format!(
+                "the proxy runs with servers {found:?} instead of {:?}",
+                super::addresses(servers)
+            ),
+        ))
+    }
+
+    /// Undoes [`Mover::move_to`] of this swap, however far it came. Does nothing when it had not changed anything.
+    ///
+    /// # Errors
+    /// [`CauseCode::ProxyReload`], [`CauseCode::Internal`]: what serves now needs a look.
+    pub async fn move_back(&self, service: &str, swap: &str) -> Result<(), Failure> {
+        let config = &self.proxy.config;
+        let failed =
+            |e: io::Error| Failure::file("restoring the proxy's configuration", config, &e);
+        let present = crate::files::read(config).map_err(failed)?;
+        if !present.is_some_and(|p| is_of(&p, swap)) {
+            return Ok(());
+        }
+        let workers = self.proxy.workers().await;
+        match crate::files::read(&self.previous()).map_err(failed)? {
+            None => {
+                // There was no version before: nothing may serve.
+                if workers.is_some() {
+                    self.proxy.stop().await.map_err(|why| {
+                        Failure::new(
+                            CauseCode::ProxyReload,
+                            format!("the proxy did not stop: {why}"),
+                        )
+                    })?;
+                }
+                crate::files::remove(config).map_err(failed)
+            }
+            Some(previous) => {
+                let text = String::from_utf8_lossy(&previous).into_owned();
+                crate::files::replace(config, &previous).map_err(failed)?;
+                fs::set_permissions(config, fs::Permissions::from_mode(0o644)).map_err(failed)?;
+                let servers = servers_in(&text);
+                if workers.is_none() {
+                    return Ok(());
+                }
+                self.take_over(workers, service, &servers).await
+            }
+        }
+    }
+}
+
+/// Whether a configuration was written for this swap: its first line says so.
+fn is_of(config: &[u8], swap: &str) -> bool {
+    let first = config.split(|b| *b == b'\n').next().unwrap_or_default();
+    String::from_utf8_lossy(first).ends_with(&format!(", swap {swap}."))
+}
+
+/// The servers that a configuration of ours names.
+fn servers_in(config: &str) -> Vec<Server> {
+    config
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == "server").then_some(())?;
+            Some(Server {
+                name: words.next()?.to_owned(),
+                address: words.next()?.parse().ok()?,
+            })
+        })
+        .collect()
+}
