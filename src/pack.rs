@@ -37,9 +37,10 @@ use crate::{
         oci,
     },
 };
+use bytes::Bytes;
 use bollard::{Docker, query_parameters::RemoveImageOptions};
 use contract::manifest::{self, Image, Manifest};
-use futures::{TryStreamExt, future::join_all};
+use futures::{Stream, TryStreamExt, future::join_all};
 use images::Wanted;
 use std::{
     collections::BTreeMap,
@@ -405,31 +406,48 @@ impl Work<'_> {
             return Ok(split);
         }
         let archive = self.docker.export_image(id).map_err(|e| io::Error::other(engine::message(&e)));
-        let archive = SyncIoBridge::new(StreamReader::new(archive));
-        let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
-        let (blobs, mut known) = (store.clone(), std::mem::take(cache));
-        let work = tokio::task::spawn_blocking(move || {
-            // Told in steps: an event for every read would cost more than reading.
-            let mut unsaid = 0;
-            let split = split::split(archive, &blobs, &mut known, &mut |bytes| {
-                unsaid += bytes;
-                if unsaid >= EVENT_BYTES {
-                    told.send(std::mem::take(&mut unsaid)).unwrap_or_default();
-                }
-            });
-            told.send(unsaid).unwrap_or_default();
-            (split, known)
-        });
-        while let Some(bytes) = tell.recv().await {
-            (self.progress)(PackEvent::Saved { image: &key, bytes });
-        }
-        let (split, known) = work.await.map_err(|e| PackError::Split { container: key.clone(), error: io::Error::other(e).into() })?;
-        *cache = known;
-        let split = split.map_err(|error| PackError::Split { container: key, error })?;
+        let told = |bytes| (self.progress)(PackEvent::Saved { image: &key, bytes });
+        let split = split_stream(archive, store, cache, &told).await.map_err(|error| PackError::Split { container: key.clone(), error })?;
         cache.add_image(id, &split);
         Ok(split)
     }
 }
+
+/// Takes apart a saved image that arrives as a stream. `progress` hears of bytes of layers, in large steps.
+///
+/// # Errors
+/// [`SplitError`].
+pub async fn split_stream(
+    archive: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    store: &BlobStore,
+    cache: &mut Cache,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Split, SplitError> {
+    let archive = SyncIoBridge::new(StreamReader::new(archive));
+    let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
+    let (store, mut known) = (store.clone(), std::mem::take(cache));
+    // Hashing and compressing would hold up every other task of this thread.
+    let work = tokio::task::spawn_blocking(move || {
+        let mut unsaid = 0;
+        let split = split::split(archive, &store, &mut known, &mut |bytes| {
+            unsaid += bytes;
+            if unsaid >= EVENT_BYTES {
+                told.send(std::mem::take(&mut unsaid)).unwrap_or_default();
+            }
+        });
+        told.send(unsaid).unwrap_or_default();
+        (split, known)
+    });
+    while let Some(bytes) = tell.recv().await {
+        progress(bytes);
+    }
+    let (split, known) = work.await.map_err(io::Error::other)?;
+    *cache = known;
+    split
+}
+
+/// An event for every read would cost more than reading.
+const EVENT_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Takes the names of the previous pack from its images, so that `docker image prune` can collect them; their layers stay
 /// as the cache of the next build.
@@ -442,8 +460,6 @@ async fn untag(docker: &Docker, previous: &Manifest, current: &Manifest) {
         }
     }
 }
-
-const EVENT_BYTES: u64 = 8 * 1024 * 1024;
 
 fn engine_error(wanted: &Wanted, doing: &'static str, error: &bollard::errors::Error) -> PackError {
     PackError::Engine { container: wanted.key.clone(), doing, message: engine::message(error) }

@@ -12,10 +12,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, OnceLock},
+    sync::Mutex,
     time::{Duration, Instant},
 };
-use support::{commit, git, repository};
+use support::{commit, git, repository, static_program};
 use tokio_util::sync::CancellationToken;
 
 fn hook(executable: &str) -> HookEntry {
@@ -36,9 +36,13 @@ fn concurrent(executable: &str) -> HookEntry {
 }
 
 fn script(root: &Path, name: &str, body: &str) {
-    let path = root.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let source = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&source, format!("#!/bin/sh\n{body}\n")).unwrap();
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: a file that this one has open for writing, and has by chance just inherited to a child
+    // of another test, can't be executed.
+    let status = Command::new("cp").arg("-p").arg(source.path()).arg(root.join(name)).status().unwrap();
+    assert!(status.success());
 }
 
 fn context(root: &Path) -> HookContext {
@@ -200,37 +204,19 @@ async fn a_hook_that_is_missing_or_no_program_is_a_failure_that_names_it() {
     }
 }
 
-/// A static program for `FROM scratch`: prints its arguments and environment, writes to the repository, exits as told.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (source, binary) = (folder.join("hook.rs"), folder.join("hook"));
-        fs::write(
-            &source,
-            r#"fn main() {
-                println!("arguments: {:?}", std::env::args().skip(1).collect::<Vec<_>>());
-                for (name, value) in std::env::vars() { println!("{name}={value}"); }
-                if let Ok(file) = std::env::var("WRITE") { std::fs::write(file, "written by the hook").expect("write"); }
-                if std::env::var("HANG").is_ok() { loop { std::thread::park(); } }
-                std::process::exit(std::env::var("STATUS").map_or(0, |s| s.parse().expect("status")));
-            }"#,
-        )
-        .unwrap();
-        let status = Command::new("rustc")
-            .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "opt-level=s", "-o"])
-            .args([&binary, &source])
-            .status()
-            .expect("these tests need rustc");
-        assert!(status.success());
-        binary
-    })
-}
+/// For `FROM scratch`: prints its arguments and environment, writes to the repository, exits as told.
+const PROGRAM: &str = r#"fn main() {
+    println!("arguments: {:?}", std::env::args().skip(1).collect::<Vec<_>>());
+    for (name, value) in std::env::vars() { println!("{name}={value}"); }
+    if let Ok(file) = std::env::var("WRITE") { std::fs::write(file, "written by the hook").expect("write"); }
+    if std::env::var("HANG").is_ok() { loop { std::thread::park(); } }
+    std::process::exit(std::env::var("STATUS").map_or(0, |s| s.parse().expect("status")));
+}"#;
 
 fn docker_hook(root: &Path, environment: &[(&str, &str)]) -> HookEntry {
     let folder = root.join("hooks");
     fs::create_dir_all(&folder).unwrap();
-    fs::copy(program(), folder.join("program")).unwrap();
+    fs::copy(static_program("hook", PROGRAM), folder.join("program")).unwrap();
     fs::write(folder.join("Dockerfile"), "FROM scratch\nCOPY program /program\nENTRYPOINT [\"/program\"]\n").unwrap();
     let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), Some((*v).to_owned()))).collect();
     HookEntry { executable: None, dockerfile: Some("hooks/Dockerfile".into()), environment, concurrent: true, ..hook("") }

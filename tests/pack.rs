@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::Mutex,
 };
-use support::{commit, config, git, repository};
+use support::{commit, config, git, repository, static_program};
 
 const DOCKERFILE: &[u8] = b"FROM scratch\nWORKDIR /made/by/docker\nCOPY data /data\nEXPOSE 8080\nENTRYPOINT [\"/data/program\"]\n";
 
@@ -244,4 +244,59 @@ async fn d_cfg_8_files_that_do_not_belong_together_are_refused_with_both_values(
     let blob = packed.blobs().path(&packed.manifest.images["web"].layers[0].blob.digest);
     fs::remove_file(blob).unwrap();
     assert!(Packed::open(&out).unwrap_err().to_string().contains("run `porter build pack`"));
+}
+
+/// The builder image: prints the tar that stands beside it, complains, exits as its build argument says.
+const BUILDER: &str = r#"fn main() {
+    let mut tar = std::fs::File::open("/context.tar").expect("context");
+    std::io::copy(&mut tar, &mut std::io::stdout()).expect("print");
+    eprintln!("the builder's complaint");
+    std::process::exit(std::env::var("STATUS").map_or(0, |s| s.parse().expect("status")));
+}"#;
+
+fn builder_repository(status: u8) -> tempfile::TempDir {
+    let mut context = tar::Builder::new(Vec::new());
+    for (name, content) in [("Dockerfile", &b"FROM scratch\nCOPY made /made\nEXPOSE 7\n"[..]), ("made", b"by the builder")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        context.append_data(&mut header, name, content).unwrap();
+    }
+    let program = fs::read(static_program("builder", BUILDER)).unwrap();
+    let root = repository(&[
+        ("program", &program),
+        ("context.tar", &context.into_inner().unwrap()),
+        (
+            "Dockerfile.build",
+            format!("FROM scratch\nARG PORTER_TEST_UNSET=x\nCOPY program context.tar /\nENV STATUS={status}\nENTRYPOINT [\"/program\"]\n").as_bytes(),
+        ),
+    ]);
+    fs::set_permissions(root.path().join("program"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    commit(root.path());
+    root
+}
+
+#[tokio::test]
+async fn d_pack_8_9_a_builder_prints_the_context_and_its_failure_fails_the_pack() {
+    let good = builder_repository(0);
+    let packed = pack(good.path()).await;
+    let layer = &packed.manifest.images["web"].layers[0];
+    let tar = zstd::decode_all(fs::File::open(packed.blobs().path(&layer.blob.digest)).unwrap()).unwrap();
+    assert!(String::from_utf8_lossy(&tar).contains("by the builder"), "D-PACK-8");
+
+    let bad = builder_repository(4);
+    let error = try_pack(&["{}"], bad.path(), Options::default()).await.unwrap_err();
+    // D-PACK-9
+    assert!(error.contains("Dockerfile.build ended with exit status 4") && error.contains("the builder's complaint"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pack_that_is_interrupted_says_so_and_leaves_nothing_to_deploy() {
+    let root = repository(&[("Dockerfile", DOCKERFILE), ("data/program", b"x")]);
+    pack(root.path()).await;
+    let options = Options::default();
+    options.stop.cancel();
+    let error = try_pack(&["{}"], root.path(), options).await.unwrap_err();
+    assert!(error.contains("interrupted"), "{error}");
+    assert!(Packed::open(&root.path().join(".porter-tmp")).is_err());
 }

@@ -304,13 +304,12 @@ mod tests {
         }
 
         #[test]
-        fn damaged_tars_are_errors_and_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), at in 0usize..2000) {
-            drop(layer(Cursor::new(&bytes), io::sink()));
-            let mut tar = tar_of(&[("a".into(), vec![1; 700], 0o644)], 5, Some("9.5"));
-            let at = at % tar.len();
-            tar[at] ^= 0x55;
-            drop(layer(Cursor::new(&tar), io::sink()));
-            bytes.truncate(at);
+        fn damaged_tars_never_panic_and_damaged_headers_are_errors(bytes in prop::collection::vec(any::<u8>(), 512..2000), at in 0usize..512, bit in 0u8..8) {
+            prop_assert!(layer(Cursor::new(&bytes), io::sink()).is_err());
+            let mut tar = tar_of(&[("a".into(), vec![1; 700], 0o644)], 5, None);
+            tar[at] ^= 1 << bit;
+            // The checksum's own padding is the one thing that may be written in several ways.
+            prop_assert!(layer(Cursor::new(&tar), io::sink()).is_err() || CHECKSUM.contains(&at));
         }
     }
 

@@ -208,3 +208,129 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload;
+    use contract::manifest::{self, Image, Layer, Manifest};
+    use futures::FutureExt;
+    use std::{
+        collections::BTreeMap,
+        fs,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    /// A payload of one image with two layers.
+    fn packed(out: &Path) -> Packed {
+        let store = BlobStore::below(&payload::folder(out));
+        let layer = |content: &[u8]| {
+            let blob = store.add(content).unwrap();
+            Layer { diff_id: blob.digest.clone(), unpacked: blob.size, blob }
+        };
+        let image = Image {
+            reference: "s3/s3:x".into(),
+            platform: "linux/amd64".into(),
+            config: store.add(b"{}").unwrap(),
+            layers: vec![layer(b"base"), layer(b"top")],
+        };
+        let manifest = Manifest {
+            v: manifest::FORMAT,
+            service: "hello".into(),
+            version: "abc1234".into(),
+            config: store.add(b"config").unwrap(),
+            images: BTreeMap::from([("web".into(), image)]),
+            hosts: BTreeMap::new(),
+        };
+        let bytes = manifest.to_bytes();
+        let path = payload::folder(out).join("manifest.json");
+        fs::write(&path, &bytes).unwrap();
+        Packed { out: out.to_owned(), manifest, payload: blobs::digest(&bytes), manifest_size: bytes.len() as u64, summary: vec![] }
+    }
+
+    type Contents = Arc<Mutex<Vec<(String, u64)>>>;
+
+    /// Runs `work` with a bucket that remembers what is put, and refuses the key that contains `refuse`.
+    async fn with_bucket<T>(contents: &Contents, refuse: &str, work: impl AsyncFnOnce(&Bucket<'_>) -> T) -> T {
+        let (held, refuse) = (contents.clone(), refuse.to_owned());
+        let size = |key: &str| {
+            let found = held.lock().unwrap().iter().find(|(k, _)| k == key).map(|(_, size)| *size);
+            async move { Ok(found) }.boxed()
+        };
+        let put = |object: Object| {
+            let (held, refused) = (contents.clone(), !refuse.is_empty() && object.key.contains(&refuse));
+            async move {
+                anyhow::ensure!(!refused, "AccessDenied");
+                held.lock().unwrap().push((object.key, fs::metadata(object.path)?.len()));
+                Ok(())
+            }
+            .boxed()
+        };
+        work(&Bucket { size: &size, put: &put }).await
+    }
+
+    #[tokio::test]
+    async fn d_pay_3_5_only_what_is_missing_is_uploaded_and_the_manifest_comes_last() {
+        let out = tempfile::tempdir().unwrap();
+        let packed = packed(out.path());
+        let contents = Contents::default();
+        let told = AtomicU64::new(0);
+        let tell = |n| {
+            told.fetch_add(n, Ordering::Relaxed);
+        };
+        let first = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await).await.unwrap();
+        // D-PAY-5: config, image config, two layers, manifest.
+        assert_eq!((first.objects, first.skipped_objects), (5, 0));
+        assert_eq!(first.bytes, told.load(Ordering::Relaxed));
+        assert_eq!(contents.lock().unwrap().last().unwrap().0, names::manifest_key("hello", &packed.payload));
+
+        let again = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await).await.unwrap();
+        assert_eq!((again.objects, again.bytes, again.skipped_objects, again.skipped_bytes), (0, 0, 5, first.bytes)); // D-PAY-3
+
+        // An object of another size is not the object.
+        contents.lock().unwrap()[0].1 = 0;
+        let repaired = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await).await.unwrap();
+        assert_eq!(repaired.objects, 1);
+    }
+
+    #[tokio::test]
+    async fn d_pay_8_a_blob_that_was_changed_since_the_pack_is_not_uploaded_and_neither_is_the_manifest() {
+        let out = tempfile::tempdir().unwrap();
+        let packed = packed(out.path());
+        let bad = &packed.manifest.images["web"].layers[1].blob;
+        fs::write(packed.blobs().path(&bad.digest), "pot").unwrap();
+        let contents = Contents::default();
+        let error = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await).await.unwrap_err().to_string();
+        assert!(error.contains(bad.digest.as_str()) && error.contains("run `porter build pack` again"), "D-PAY-8: {error}");
+        let manifest = names::manifest_key("hello", &packed.payload);
+        assert!(contents.lock().unwrap().iter().all(|(key, _)| *key != manifest && *key != names::blob_key("hello", &bad.digest)));
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_fails_names_the_object_and_repeating_it_continues() {
+        let out = tempfile::tempdir().unwrap();
+        let packed = packed(out.path());
+        let contents = Contents::default();
+        let error = with_bucket(&contents, "manifests", async |b| upload(&packed, b, &|_| {}).await).await.unwrap_err().to_string();
+        assert_eq!(error, format!("{} was not uploaded: AccessDenied", names::manifest_key("hello", &packed.payload)));
+        let rest = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await).await.unwrap();
+        assert_eq!((rest.objects, rest.skipped_objects), (1, 4));
+    }
+
+    #[tokio::test]
+    async fn the_agent_is_uploaded_once_under_its_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = folder.path().join("host-agent");
+        fs::write(&agent, "binary").unwrap();
+        let contents = Contents::default();
+        for expected in [1, 0] {
+            let (digest, done) = with_bucket(&contents, "", async |b| upload_agent("hello", &agent, b).await).await.unwrap();
+            assert_eq!(digest, blobs::digest(b"binary"));
+            assert_eq!(done.objects, expected);
+            assert_eq!(contents.lock().unwrap()[..], [(names::agent_key("hello", &digest), 6)]);
+        }
+    }
+}

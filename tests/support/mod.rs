@@ -3,7 +3,11 @@
 #![allow(dead_code, reason = "every test program uses its own part of this")]
 
 use porter::config::model::Config;
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A resolved configuration of one environment and one region with these containers (YAML flow mappings that are merged
 /// over the defaults).
@@ -83,4 +87,25 @@ pub fn git(root: &Path, args: &[&str]) -> String {
         .expect("these tests need git");
     assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Compiles a program that needs no file but itself. Callers use different names, or one after the other.
+pub fn static_program(name: &str, source: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (text, binary) = (folder.join(format!("{name}.rs")), folder.join(name));
+    if fs::read_to_string(&text).is_ok_and(|old| old == source) && binary.exists() {
+        return binary;
+    }
+    let compiled = folder.join(format!("{name}.new"));
+    let unfinished = folder.join(format!("{name}-new.rs"));
+    fs::write(&unfinished, source).unwrap();
+    let status = Command::new("rustc")
+        .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"])
+        .args([&compiled, &unfinished])
+        .status()
+        .expect("these tests need rustc");
+    assert!(status.success());
+    fs::rename(compiled, &binary).unwrap();
+    fs::rename(unfinished, text).unwrap();
+    binary
 }
