@@ -4,11 +4,7 @@
 use super::blobs::{self, BadBlob, BlobStore};
 use crate::pack::Packed;
 use contract::{digest::Digest, manifest::Blob, names};
-use futures::{
-    StreamExt, TryStreamExt,
-    future::BoxFuture,
-    stream,
-};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -97,7 +93,10 @@ pub enum UploadError {
 ///
 /// # Errors
 /// A look-up that did not answer.
-pub async fn plan(packed: &Packed, bucket: &Bucket<'_>) -> Result<(Vec<Object>, Uploaded), UploadError> {
+pub async fn plan(
+    packed: &Packed,
+    bucket: &Bucket<'_>,
+) -> Result<(Vec<Object>, Uploaded), UploadError> {
     let looked_up: Vec<(Object, bool)> = stream::iter(objects(packed))
         .map(|object| async move {
             let there = is_there(&object, bucket).await?;
@@ -123,11 +122,19 @@ pub async fn plan(packed: &Packed, bucket: &Bucket<'_>) -> Result<(Vec<Object>, 
 ///
 /// # Errors
 /// The first that occurred; uploads that had begun are dropped. Repeating continues where this ended.
-pub async fn upload(packed: &Packed, bucket: &Bucket<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<Uploaded, UploadError> {
+pub async fn upload(
+    packed: &Packed,
+    bucket: &Bucket<'_>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Uploaded, UploadError> {
     let (mut missing, mut done) = plan(packed, bucket).await?;
     let manifest_key = names::manifest_key(&packed.manifest.service, &packed.payload);
     let manifest = missing.pop_if(|last| last.key == manifest_key);
-    stream::iter(missing.iter()).map(|o| put(o, bucket, progress)).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    stream::iter(missing.iter())
+        .map(|o| put(o, bucket, progress))
+        .buffer_unordered(CONCURRENCY)
+        .try_collect::<()>()
+        .await?;
     if let Some(manifest) = &manifest {
         put(manifest, bucket, progress).await?;
     }
@@ -143,23 +150,52 @@ pub async fn upload(packed: &Packed, bucket: &Bucket<'_>, progress: &(dyn Fn(u64
 ///
 /// # Errors
 /// [`UploadError`].
-pub async fn upload_agent(service: &str, agent: &Path, bucket: &Bucket<'_>) -> Result<(Digest, Uploaded), UploadError> {
+pub async fn upload_agent(
+    service: &str,
+    agent: &Path,
+    bucket: &Bucket<'_>,
+) -> Result<(Digest, Uploaded), UploadError> {
     let path = agent.to_owned();
     let (digest, size) = off_the_runtime(move || File::open(&path).and_then(blobs::hash))
         .await
-        .map_err(|error| UploadError::NoAgent { path: agent.to_owned(), error })?;
+        .map_err(|error| UploadError::NoAgent {
+            path: agent.to_owned(),
+            error,
+        })?;
     let object = Object {
         key: names::agent_key(service, &digest),
         path: agent.to_owned(),
-        blob: Blob { digest: digest.clone(), size },
+        blob: Blob {
+            digest: digest.clone(),
+            size,
+        },
         content_type: "application/octet-stream",
     };
     if is_there(&object, bucket).await? {
-        return Ok((digest, Uploaded { skipped_bytes: size, skipped_objects: 1, ..Uploaded::default() }));
+        return Ok((
+            digest,
+            Uploaded {
+                skipped_bytes: size,
+                skipped_objects: 1,
+                ..Uploaded::default()
+            },
+        ));
     }
     // A binary that is replaced between the two readings is refused by every host: its bytes are pinned by digest.
-    (bucket.put)(object.clone()).await.map_err(|error| UploadError::Put { key: object.key, error })?;
-    Ok((digest, Uploaded { bytes: size, objects: 1, ..Uploaded::default() }))
+    (bucket.put)(object.clone())
+        .await
+        .map_err(|error| UploadError::Put {
+            key: object.key,
+            error,
+        })?;
+    Ok((
+        digest,
+        Uploaded {
+            bytes: size,
+            objects: 1,
+            ..Uploaded::default()
+        },
+    ))
 }
 
 /// Every object of a payload, the manifest last.
@@ -179,7 +215,10 @@ fn objects(packed: &Packed) -> Vec<Object> {
     all.push(Object {
         key: names::manifest_key(&packed.manifest.service, &packed.payload),
         path: packed.manifest_path(),
-        blob: Blob { digest: packed.payload.clone(), size: packed.manifest_size },
+        blob: Blob {
+            digest: packed.payload.clone(),
+            size: packed.manifest_size,
+        },
         content_type: "application/json",
     });
     all
@@ -187,15 +226,29 @@ fn objects(packed: &Packed) -> Vec<Object> {
 
 /// An object of another size is the rest of something else and is uploaded again; S3 itself never shows a part of one.
 async fn is_there(object: &Object, bucket: &Bucket<'_>) -> Result<bool, UploadError> {
-    let size = (bucket.size)(&object.key).await.map_err(|error| UploadError::Lookup { key: object.key.clone(), error })?;
+    let size = (bucket.size)(&object.key)
+        .await
+        .map_err(|error| UploadError::Lookup {
+            key: object.key.clone(),
+            error,
+        })?;
     Ok(size == Some(object.blob.size))
 }
 
 /// Verifies the file as a whole, then streams it (D-PAY-8).
-async fn put(object: &Object, bucket: &Bucket<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<(), UploadError> {
+async fn put(
+    object: &Object,
+    bucket: &Bucket<'_>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), UploadError> {
     let (path, blob) = (object.path.clone(), object.blob.clone());
     off_the_runtime(move || BlobStore::verify_file(&path, &blob)).await?;
-    (bucket.put)(object.clone()).await.map_err(|error| UploadError::Put { key: object.key.clone(), error })?;
+    (bucket.put)(object.clone())
+        .await
+        .map_err(|error| UploadError::Put {
+            key: object.key.clone(),
+            error,
+        })?;
     progress(object.blob.size);
     Ok(())
 }
@@ -229,7 +282,11 @@ mod tests {
         let store = BlobStore::below(&payload::folder(out));
         let layer = |content: &[u8]| {
             let blob = store.add(content).unwrap();
-            Layer { diff_id: blob.digest.clone(), unpacked: blob.size, blob }
+            Layer {
+                diff_id: blob.digest.clone(),
+                unpacked: blob.size,
+                blob,
+            }
         };
         let image = Image {
             reference: "s3/s3:x".into(),
@@ -248,28 +305,52 @@ mod tests {
         let bytes = manifest.to_bytes();
         let path = payload::folder(out).join("manifest.json");
         fs::write(&path, &bytes).unwrap();
-        Packed { out: out.to_owned(), manifest, payload: blobs::digest(&bytes), manifest_size: bytes.len() as u64, summary: vec![] }
+        Packed {
+            out: out.to_owned(),
+            manifest,
+            payload: blobs::digest(&bytes),
+            manifest_size: bytes.len() as u64,
+            summary: vec![],
+        }
     }
 
     type Contents = Arc<Mutex<Vec<(String, u64)>>>;
 
     /// Runs `work` with a bucket that remembers what is put, and refuses the key that contains `refuse`.
-    async fn with_bucket<T>(contents: &Contents, refuse: &str, work: impl AsyncFnOnce(&Bucket<'_>) -> T) -> T {
+    async fn with_bucket<T>(
+        contents: &Contents,
+        refuse: &str,
+        work: impl AsyncFnOnce(&Bucket<'_>) -> T,
+    ) -> T {
         let (held, refuse) = (contents.clone(), refuse.to_owned());
         let size = |key: &str| {
-            let found = held.lock().unwrap().iter().find(|(k, _)| k == key).map(|(_, size)| *size);
+            let found = held
+                .lock()
+                .unwrap()
+                .iter()
+                .find(|(k, _)| k == key)
+                .map(|(_, size)| *size);
             async move { Ok(found) }.boxed()
         };
         let put = |object: Object| {
-            let (held, refused) = (contents.clone(), !refuse.is_empty() && object.key.contains(&refuse));
+            let (held, refused) = (
+                contents.clone(),
+                !refuse.is_empty() && object.key.contains(&refuse),
+            );
             async move {
                 anyhow::ensure!(!refused, "AccessDenied");
-                held.lock().unwrap().push((object.key, fs::metadata(object.path)?.len()));
+                held.lock()
+                    .unwrap()
+                    .push((object.key, fs::metadata(object.path)?.len()));
                 Ok(())
             }
             .boxed()
         };
-        work(&Bucket { size: &size, put: &put }).await
+        work(&Bucket {
+            size: &size,
+            put: &put,
+        })
+        .await
     }
 
     #[tokio::test]
@@ -281,32 +362,62 @@ mod tests {
         let tell = |n| {
             told.fetch_add(n, Ordering::Relaxed);
         };
-        let first = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await).await.unwrap();
+        let first = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await)
+            .await
+            .unwrap();
         // D-PAY-5: config, image config, two layers, manifest.
         assert_eq!((first.objects, first.skipped_objects), (5, 0));
         assert_eq!(first.bytes, told.load(Ordering::Relaxed));
-        assert_eq!(contents.lock().unwrap().last().unwrap().0, names::manifest_key("hello", &packed.payload));
+        assert_eq!(
+            contents.lock().unwrap().last().unwrap().0,
+            names::manifest_key("hello", &packed.payload)
+        );
 
-        let again = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await).await.unwrap();
-        assert_eq!((again.objects, again.bytes, again.skipped_objects, again.skipped_bytes), (0, 0, 5, first.bytes)); // D-PAY-3
+        let again = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await)
+            .await
+            .unwrap();
+        assert_eq!(
+            (
+                again.objects,
+                again.bytes,
+                again.skipped_objects,
+                again.skipped_bytes
+            ),
+            (0, 0, 5, first.bytes)
+        ); // D-PAY-3
 
         // An object of another size is not the object.
         contents.lock().unwrap()[0].1 = 0;
-        let repaired = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await).await.unwrap();
+        let repaired = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await)
+            .await
+            .unwrap();
         assert_eq!(repaired.objects, 1);
     }
 
     #[tokio::test]
-    async fn d_pay_8_a_blob_that_was_changed_since_the_pack_is_not_uploaded_and_neither_is_the_manifest() {
+    async fn d_pay_8_a_blob_that_was_changed_since_the_pack_is_not_uploaded_and_neither_is_the_manifest()
+     {
         let out = tempfile::tempdir().unwrap();
         let packed = packed(out.path());
         let bad = &packed.manifest.images["web"].layers[1].blob;
         fs::write(packed.blobs().path(&bad.digest), "pot").unwrap();
         let contents = Contents::default();
-        let error = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await).await.unwrap_err().to_string();
-        assert!(error.contains(bad.digest.as_str()) && error.contains("run `porter build pack` again"), "D-PAY-8: {error}");
+        let error = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(bad.digest.as_str()) && error.contains("run `porter build pack` again"),
+            "D-PAY-8: {error}"
+        );
         let manifest = names::manifest_key("hello", &packed.payload);
-        assert!(contents.lock().unwrap().iter().all(|(key, _)| *key != manifest && *key != names::blob_key("hello", &bad.digest)));
+        assert!(
+            contents
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|(key, _)| *key != manifest && *key != names::blob_key("hello", &bad.digest))
+        );
     }
 
     #[tokio::test]
@@ -314,9 +425,22 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let packed = packed(out.path());
         let contents = Contents::default();
-        let error = with_bucket(&contents, "manifests", async |b| upload(&packed, b, &|_| {}).await).await.unwrap_err().to_string();
-        assert_eq!(error, format!("{} was not uploaded: AccessDenied", names::manifest_key("hello", &packed.payload)));
-        let rest = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await).await.unwrap();
+        let error = with_bucket(&contents, "manifests", async |b| {
+            upload(&packed, b, &|_| {}).await
+        })
+        .await
+        .unwrap_err()
+        .to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{} was not uploaded: AccessDenied",
+                names::manifest_key("hello", &packed.payload)
+            )
+        );
+        let rest = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await)
+            .await
+            .unwrap();
         assert_eq!((rest.objects, rest.skipped_objects), (1, 4));
     }
 
@@ -327,10 +451,17 @@ mod tests {
         fs::write(&agent, "binary").unwrap();
         let contents = Contents::default();
         for expected in [1, 0] {
-            let (digest, done) = with_bucket(&contents, "", async |b| upload_agent("hello", &agent, b).await).await.unwrap();
+            let (digest, done) = with_bucket(&contents, "", async |b| {
+                upload_agent("hello", &agent, b).await
+            })
+            .await
+            .unwrap();
             assert_eq!(digest, blobs::digest(b"binary"));
             assert_eq!(done.objects, expected);
-            assert_eq!(contents.lock().unwrap()[..], [(names::agent_key("hello", &digest), 6)]);
+            assert_eq!(
+                contents.lock().unwrap()[..],
+                [(names::agent_key("hello", &digest), 6)]
+            );
         }
     }
 }

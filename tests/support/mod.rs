@@ -72,20 +72,39 @@ pub fn repository(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 /// Commits everything.
 pub fn commit(root: &Path) {
     git(root, &["add", "--all"]);
-    git(root, &["commit", "--quiet", "--allow-empty", "--message", "a change"]);
+    git(
+        root,
+        &[
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "--message",
+            "a change",
+        ],
+    );
 }
 
 /// Runs git with a fixed identity and time.
 pub fn git(root: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
-        .args(["-c", "user.name=test", "-c", "user.email=test@example.com", "-C"])
+        .args([
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.com",
+            "-C",
+        ])
         .arg(root)
         .args(args)
         .env("GIT_AUTHOR_DATE", "2026-01-02T03:04:05Z")
         .env("GIT_COMMITTER_DATE", "2026-01-02T03:04:05Z")
         .output()
         .expect("these tests need git");
-    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "git {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -100,7 +119,15 @@ pub fn static_program(name: &str, source: &str) -> PathBuf {
     let unfinished = folder.join(format!("{name}-new.rs"));
     fs::write(&unfinished, source).unwrap();
     let status = Command::new("rustc")
-        .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"])
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "strip=symbols",
+            "-o",
+        ])
         .args([&compiled, &unfinished])
         .status()
         .expect("these tests need rustc");
