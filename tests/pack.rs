@@ -6,7 +6,7 @@ mod support;
 
 use porter::pack::{self, Options, PackEvent, Packed};
 use std::{fs, io::Read, path::Path, sync::Mutex};
-use support::{commit, config, git, repository, static_program};
+use support::{Repository, commit, config, git, repository, static_program};
 
 const DOCKERFILE: &[u8] = b"FROM scratch\nWORKDIR /made/by/docker\nCOPY data /data\nEXPOSE 8080\nENTRYPOINT [\"/data/program\"]\n";
 
@@ -465,7 +465,7 @@ const BUILDER: &str = r#"fn main() {
     std::process::exit(std::env::var("STATUS").map_or(0, |s| s.parse().expect("status")));
 }"#;
 
-fn builder_repository(status: u8) -> tempfile::TempDir {
+fn builder_repository(status: u8) -> Repository {
     let mut context = tar::Builder::new(Vec::new());
     for (name, content) in [
         (

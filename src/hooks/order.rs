@@ -25,7 +25,10 @@ mod tests {
         // D-HOOK-9, D-HOOK-10
         assert_eq!(groups(&[false, true, false]), [0..1, 1..2, 2..3]);
         assert_eq!(groups(&[false, true, true, false]), [0..1, 1..3, 3..4]);
-        assert_eq!(groups(&[true, true]), std::iter::once(0..2).collect::<Vec<_>>());
+        assert_eq!(
+            groups(&[true, true]),
+            std::iter::once(0..2).collect::<Vec<_>>()
+        );
         assert_eq!(groups(&[]), []);
     }
 

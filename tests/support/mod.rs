@@ -56,9 +56,40 @@ fn merge(into: &mut serde_yaml::Value, from: serde_yaml::Value) {
     }
 }
 
+/// A folder that goes when this is dropped, with the names of the images that were packed from it.
+pub struct Repository(tempfile::TempDir);
+
+impl Repository {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        let manifest =
+            fs::read(self.path().join(".porter-tmp/payload/manifest.json")).unwrap_or_default();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+        for image in manifest["images"]
+            .as_object()
+            .into_iter()
+            .flat_map(|images| images.values())
+        {
+            // Parents stay: a build of another test may just be using them.
+            let reference = image["reference"].as_str().unwrap_or_default();
+            drop(
+                Command::new("docker")
+                    .args(["rmi", "--force", "--no-prune", reference])
+                    .output(),
+            );
+        }
+    }
+}
+
 /// A git repository with these files, all committed at a fixed time.
-pub fn repository(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
+pub fn repository(files: &[(&str, &[u8])]) -> Repository {
+    let root = Repository(tempfile::tempdir().unwrap());
     for (name, content) in files {
         let path = root.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
