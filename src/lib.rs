@@ -12,11 +12,12 @@
 //! | [`payload`] | what the hosts receive: blobs and manifest, uploaded only when missing |
 //! | [`template`] | the user's CloudFormation in, the final one out; pure |
 //! | [`eligibility`], [`capacity`] | pure: hot swap, provision or refuse, with every reason |
+//! | [`drift`] | pure: does a change set hold more than a swap may change? |
 //! | [`deploy`] | THE deploy: the steps of `docs/hotswap.md`, in order |
 //! | [`update`] | creates or updates the stack and follows it to its end |
 //! | [`signals`] | pure tally of what the hosts say, and the wait for them |
 //! | [`hooks`] | the user's hooks at their named moments |
-//! | [`report`], [`progress`], [`error`] | what people and scripts get to see |
+//! | [`state`], [`report`], [`progress`], [`error`] | what people and scripts get to see |
 //! | [`aws`] | the only files that know the SDK |
 
 pub mod aws;
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod deploy;
+pub mod drift;
 pub mod eligibility;
 pub mod error;
 mod files;
@@ -32,7 +34,9 @@ pub mod hooks;
 pub mod pack;
 pub mod payload;
 pub mod progress;
+pub mod promote;
 pub mod report;
 pub mod signals;
+pub mod state;
 pub mod template;
 pub mod update;

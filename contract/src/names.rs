@@ -6,6 +6,8 @@ use crate::digest::Digest;
 pub const LAUNCH_TEMPLATE: &str = "LaunchTemplate";
 /// Logical id of the Auto Scaling group.
 pub const AUTO_SCALING_GROUP: &str = "AutoScalingGroup";
+/// Logical id of the role of the hosts (D-TPL-18).
+pub const HOST_ROLE: &str = "IAMRole";
 /// Logical id of the stack's own queue (D-TPL-16).
 pub const SIGNAL_QUEUE: &str = "PorterSignalQueue";
 /// Key of [`crate::job::DesiredState`] in the launch template's metadata.

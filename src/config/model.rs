@@ -180,6 +180,20 @@ pub struct HotSwap {
     pub on_drain_timeout: OnDrainTimeout,
     /// D-CFG-108.
     pub suspend_scaling: bool,
+    /// D-CFG-109.
+    pub on_template_drift: OnTemplateDrift,
+}
+
+/// What happens when the template differs in more than a hot swap may change (D-CFG-109).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTemplateDrift {
+    /// Build new hosts.
+    Provision,
+    /// Exit with status 4.
+    Fail,
+    /// Let it ride along, unless it replaces or removes a resource.
+    Allow,
 }
 
 /// D-CFG-98.

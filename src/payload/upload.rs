@@ -37,11 +37,11 @@ impl Object {
 }
 
 /// The two things that an upload asks of a bucket. The one place where the payload meets the SDK.
-pub struct Bucket<'a> {
+pub struct Bucket {
     /// Size of the object with that key, `None` for a 404, an error for anything else (D-PAY-3).
-    pub size: &'a (dyn Fn(&str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> + Send + Sync),
+    pub size: Box<dyn Fn(&str) -> BoxFuture<'static, anyhow::Result<Option<u64>>> + Send + Sync>,
     /// Streams the file to the key.
-    pub put: &'a (dyn Fn(Object) -> BoxFuture<'a, anyhow::Result<()>> + Send + Sync),
+    pub put: Box<dyn Fn(Object) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
 }
 
 /// What an upload did, or would do.

@@ -1,0 +1,86 @@
+//! PID 1 of a simulated host: makes its root file system from the machine's own, goes into it, starts the guest, and
+//! reaps what the host's processes leave behind. Dies when the fleet dies, and everything in the host with it.
+
+use crate::{
+    host::Boot,
+    image,
+    place::{read_json, write_json},
+    process::Process,
+};
+use anyhow::{Context, Result, bail};
+use rustix::{
+    mount::{MountFlags, mount, mount_bind, mount_bind_recursive, mount_remount},
+    process::{WaitOptions, chroot},
+};
+use std::{
+    env,
+    ffi::CString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Where this program is inside the host; the stand-ins are links to it.
+pub const PROGRAM: &str = "/opt/aws/stand-in";
+
+/// Runs the host of this directory until its guest ends.
+///
+/// # Errors
+/// Its root can't be made, or the guest ended: a host without it is of no use.
+pub fn run(dir: &Path) -> Result<()> {
+    if std::process::id() != 1 {
+        bail!("a host runs as PID 1 of its own namespace; it is started by the fleet");
+    }
+    // The parent's /proc is still mounted here, and shows this process under the machine's number.
+    let outer: i32 = fs::read_link("/proc/self")?.to_string_lossy().parse()?;
+    let process = Process::running(outer).context("/proc is not that of this machine")?;
+    let boot: Boot = read_json(&dir.join("boot.json"))?;
+    let program = env::current_exe()?;
+    let root = make_root(dir, &boot, &program)?;
+    write_json(&dir.join("init.json"), &process)?;
+    chroot(&root)?;
+    env::set_current_dir("/")?;
+    let guest = Command::new(PROGRAM).args([crate::entry::HIDDEN, "guest"]).spawn().context("the guest was not started")?;
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if u32::try_from(pid.as_raw_nonzero().get()) == Ok(guest.id()) => {
+                bail!("the guest ended: {status:?}");
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => bail!("waiting for the host's processes: {e}"),
+        }
+    }
+}
+
+fn make_root(dir: &Path, boot: &Boot, program: &Path) -> Result<PathBuf> {
+    let (upper, work, root) = (dir.join("upper"), dir.join("work"), dir.join("root"));
+    for d in [&upper, &work, &root] {
+        fs::create_dir_all(d)?;
+    }
+    image::write(&upper, boot)?;
+    let layers = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+    mount("overlay", &root, "overlay", MountFlags::empty(), Some(CString::new(layers)?.as_c_str())).with_context(|| {
+        format!(
+            "overlay at {}: the file system of this directory can't hold an upper layer; set XDG_STATE_HOME to a directory on ext4, xfs, btrfs or tmpfs",
+            root.display()
+        )
+    })?;
+    let at = |path: &str| root.join(path);
+    mount("proc", at("proc"), "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).context("/proc")?;
+    mount_bind_recursive("/dev", at("dev")).context("/dev")?;
+    mount_bind_recursive("/sys", at("sys")).context("/sys")?;
+    mount("tmpfs", at("run"), "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755")).context("/run")?;
+    fs::create_dir_all(at("run/lock"))?;
+    bind_file(&boot.docker_socket, &at("run/docker.sock"))?;
+    let inside = at(PROGRAM.trim_start_matches('/'));
+    bind_file(program, &inside)?;
+    mount_remount(&inside, MountFlags::BIND | MountFlags::RDONLY, c"").context("stand-in, read-only")?;
+    Ok(root)
+}
+
+fn bind_file(from: &Path, to: &Path) -> Result<()> {
+    if !to.exists() {
+        fs::write(to, "")?;
+    }
+    mount_bind(from, to).with_context(|| format!("binding {}", from.display()))
+}

@@ -1,0 +1,133 @@
+//! What a user of AWS has before porter is called for the first time: a bucket, a network, a load balancer, a role.
+
+use crate::{
+    emulator,
+    query::{Action, Endpoint, all, first},
+};
+use anyhow::{Context, Result};
+use aws_sdk_elasticloadbalancingv2::types::{ProtocolEnum, TargetTypeEnum};
+use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
+use std::collections::BTreeMap;
+
+const EC2_VERSION: &str = "2016-11-15";
+const IAM_VERSION: &str = "2010-05-08";
+
+/// Prefix of the exported variables.
+pub const PREFIX: &str = "PORTER_LOCAL";
+
+/// Creates them in every region, and returns the variables that name them. The first region's have no suffix, the
+/// others' end in the region's name, as in `PORTER_LOCAL_BUCKET_US_WEST_2`.
+///
+/// # Errors
+/// The emulator refused something.
+pub async fn create(url: &str, regions: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut env = BTreeMap::new();
+    let endpoint = Endpoint::new(url);
+    for (n, region) in regions.iter().enumerate() {
+        let created = in_region(&endpoint, region).await.with_context(|| region.clone())?;
+        let suffix = if n == 0 { String::new() } else { format!("_{}", region.to_uppercase().replace('-', "_")) };
+        env.extend(created.into_iter().map(|(k, v)| (format!("{PREFIX}_{k}{suffix}"), v)));
+    }
+    let main = regions.first().context("no region")?;
+    env.insert(format!("{PREFIX}_ROLE_ARN"), deploy_role(&endpoint, main).await?);
+    Ok(env)
+}
+
+async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'static str, String>> {
+    let sdk = emulator::sdk_config(&endpoint.url, region).await;
+    let bucket = format!("porter-local-{region}");
+    let s3 = aws_sdk_s3::Client::new(&sdk);
+    // us-east-1 is the one region that must not be named.
+    let place = (region != "us-east-1")
+        .then(|| CreateBucketConfiguration::builder().location_constraint(BucketLocationConstraint::from(region)).build());
+    s3.create_bucket().bucket(&bucket).set_create_bucket_configuration(place).send().await.context("bucket")?;
+
+    let ec2 = |action| Action("ec2", EC2_VERSION, action);
+    let vpcs = endpoint.query(region, ec2("DescribeVpcs"), &[("Filter.1.Name", "isDefault"), ("Filter.1.Value.1", "true")]).await?;
+    let vpc = match first(&vpcs, "vpcId") {
+        Some(vpc) => vpc,
+        None => first(&endpoint.query(region, ec2("CreateVpc"), &[("CidrBlock", "10.0.0.0/16")]).await?, "vpcId").context("CreateVpc")?,
+    };
+    let listed = endpoint.query(region, ec2("DescribeSubnets"), &[("Filter.1.Name", "vpc-id"), ("Filter.1.Value.1", &vpc)]).await?;
+    let mut subnets = all(&listed, "subnetId");
+    subnets.dedup();
+    for (cidr, zone) in [("10.0.1.0/24", "a"), ("10.0.2.0/24", "b")].into_iter().skip(subnets.len()) {
+        let zone = format!("{region}{zone}");
+        let made = endpoint.query(region, ec2("CreateSubnet"), &[("VpcId", &vpc), ("CidrBlock", cidr), ("AvailabilityZone", &zone)]).await?;
+        subnets.push(first(&made, "subnetId").context("CreateSubnet")?);
+    }
+
+    let elb = aws_sdk_elasticloadbalancingv2::Client::new(&sdk);
+    let balancer = elb.create_load_balancer().name("porter-local").set_subnets(Some(subnets.clone())).send().await.context("load balancer")?;
+    let balancer = balancer.load_balancers().first().and_then(|b| b.load_balancer_arn()).context("CreateLoadBalancer")?.to_owned();
+    let group = elb
+        .create_target_group()
+        .name("porter-local")
+        .protocol(ProtocolEnum::Http)
+        .port(80)
+        .target_type(TargetTypeEnum::Instance)
+        .vpc_id(&vpc)
+        .send()
+        .await
+        .context("target group")?;
+    let group = group.target_groups().first().and_then(|g| g.target_group_arn()).context("CreateTargetGroup")?.to_owned();
+    Ok(BTreeMap::from([
+        ("BUCKET", bucket),
+        ("VPC_ID", vpc),
+        ("SUBNET_ID", subnets.first().cloned().unwrap_or_default()),
+        ("SUBNET_IDS", subnets.join(",")),
+        ("LOAD_BALANCER_ARN", balancer),
+        ("TARGET_GROUP_ARN", group),
+    ]))
+}
+
+/// The role of `role_arn`, which porter assumes.
+async fn deploy_role(endpoint: &Endpoint, region: &str) -> Result<String> {
+    let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}]}"#;
+    let action = Action("iam", IAM_VERSION, "CreateRole");
+    let made = endpoint.query(region, action, &[("RoleName", "porter-deployment"), ("AssumeRolePolicyDocument", trust)]).await?;
+    first(&made, "Arn").context("CreateRole")
+}
+
+/// What a launch template says about the instances it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaunchData {
+    /// Base64.
+    pub user_data: String,
+    /// Image.
+    pub image: String,
+    /// Instance type.
+    pub instance_type: String,
+    /// Role behind the instance profile.
+    pub role: Option<String>,
+}
+
+/// Reads a version of a launch template.
+///
+/// # Errors
+/// It isn't there.
+pub async fn launch_data(endpoint: &Endpoint, region: &str, template: &str, version: &str) -> Result<LaunchData> {
+    let action = Action("ec2", EC2_VERSION, "DescribeLaunchTemplateVersions");
+    let version = if version.is_empty() { "$Default" } else { version };
+    let xml = endpoint.query(region, action, &[("LaunchTemplateId", template), ("LaunchTemplateVersion.1", version)]).await?;
+    let data = xml
+        .split_once("<launchTemplateData>")
+        .and_then(|(_, rest)| rest.split_once("</launchTemplateData>"))
+        .with_context(|| format!("launch template {template} has no version {version}"))?
+        .0;
+    let profile = data.split_once("<iamInstanceProfile>").and_then(|(_, rest)| rest.split_once("</iamInstanceProfile>")).map(|(p, _)| p);
+    let name = profile.and_then(|p| first(p, "name").or_else(|| first(p, "arn")?.rsplit('/').next().map(str::to_owned)));
+    let role = match &name {
+        None => None,
+        Some(name) => {
+            let xml = endpoint.query(region, Action("iam", IAM_VERSION, "GetInstanceProfile"), &[("InstanceProfileName", name)]).await?;
+            Some(first(&xml, "RoleName").with_context(|| format!("instance profile {name} has no role"))?)
+        }
+    };
+    Ok(LaunchData {
+        user_data: first(data, "userData").unwrap_or_default(),
+        image: first(data, "imageId").unwrap_or_default(),
+        instance_type: first(data, "instanceType").unwrap_or_default(),
+        role,
+    })
+}

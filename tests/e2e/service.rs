@@ -1,0 +1,143 @@
+//! A service's repository for one promise: its configuration, a Dockerfile, a version, hooks.
+
+use crate::cloud::{Cloud, Said};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+use tempfile::TempDir;
+
+pub struct Service {
+    folder: TempDir,
+    pub name: String,
+    /// Lines below `hot_swap:`, six spaces deep.
+    pub hot_swap: String,
+    /// Lines below the region, four spaces deep.
+    pub region: String,
+    /// The section `hooks:`.
+    pub hooks: String,
+    pub instance_count: u32,
+}
+
+impl Service {
+    /// A repository at version v1, not yet packed.
+    pub fn new(name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::copy(server(), folder.path().join("server")).expect("the server is copied");
+        fs::write(folder.path().join("Dockerfile"), "FROM scratch\nCOPY server /server\nCOPY version /version\nEXPOSE 8080\nENTRYPOINT [\"/server\"]\n").expect("written");
+        fs::write(folder.path().join(".gitignore"), ".porter-tmp/\nseen/\n").expect("written");
+        let service = Self {
+            folder,
+            name: name.to_owned(),
+            hot_swap: "      prepare_timeout: 30s\n      drain_timeout: 3s\n      deadline: 2m\n".to_owned(),
+            region: String::new(),
+            hooks: String::new(),
+            instance_count: 3,
+        };
+        service.git(&["init", "-q"]);
+        service.version("v1");
+        service
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes the configuration and the version, and commits them.
+    pub fn version(&self, version: &str) {
+        fs::write(self.path().join("version"), version).expect("written");
+        self.commit();
+    }
+
+    /// An executable hook.
+    pub fn hook(&self, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\nset -eu\n{script}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+
+    pub fn commit(&self) {
+        fs::create_dir_all(self.path().join(".porter")).expect("created");
+        fs::write(self.path().join(".porter/config"), self.config()).expect("written");
+        self.git(&["add", "-A"]);
+        self.git(&["-c", "user.name=e2e", "-c", "user.email=e2e@example.invalid", "commit", "-q", "--allow-empty", "-m", "change"]);
+    }
+
+    fn config(&self) -> String {
+        let Self { name, hot_swap, region, hooks, instance_count, .. } = self;
+        format!(
+            "x-interpolate: true\nservice_name: {name}\nporter_version: v0.1.0\nenvironments:\n- name: stage\n  \
+             role_arn: ${{PORTER_LOCAL_ROLE_ARN}}\n  instance_count: {instance_count}\n  hot_swap:\n{hot_swap}  regions:\n  - name: us-east-1\n    \
+             s3_bucket: ${{PORTER_LOCAL_BUCKET}}\n    target_group_arns: [\"${{PORTER_LOCAL_TARGET_GROUP_ARN}}\"]\n    \
+             azs: [{{name: us-east-1a}}]\n{region}    containers:\n    - name: web\n      topology: inet\n      \
+             health_check: {{path: /health, interval: 200ms, timeout: 500ms, healthy: 2}}\n      stop_grace: 1s\n{hooks}"
+        )
+    }
+
+    fn git(&self, args: &[&str]) {
+        let done = Command::new("git").args(args).current_dir(self.path()).output().expect("git runs");
+        assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// `porter build pack`.
+    pub fn pack(&self, cloud: &Cloud) {
+        self.succeed(cloud, &["build", "pack"]);
+    }
+
+    /// Packs, provisions and promotes: three hosts serve the present version.
+    pub fn provisioned(&self, cloud: &Cloud) {
+        self.pack(cloud);
+        self.succeed(cloud, &["build", "provision", "-e", "stage"]);
+        self.succeed(cloud, &["build", "promote"]);
+    }
+
+    /// Changes the version and packs it.
+    pub fn packed(&self, cloud: &Cloud, version: &str) {
+        self.version(version);
+        self.pack(cloud);
+    }
+
+    pub fn run(&self, cloud: &Cloud, args: &[&str]) -> Said {
+        cloud.porter(self.path(), args)
+    }
+
+    pub fn succeed(&self, cloud: &Cloud, args: &[&str]) -> Said {
+        let said = self.run(cloud, args);
+        assert_eq!(said.status, 0, "porter {args:?}: {}", said.all());
+        said
+    }
+
+    /// The report of the last run.
+    pub fn report(&self) -> serde_json::Value {
+        let text = fs::read(self.path().join(".porter-tmp/hotswap_report.json")).expect("a report");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    /// Id of the stack that the last run made or changed.
+    pub fn stack(&self) -> String {
+        let text = fs::read(self.path().join(".porter-tmp/provision_state.json")).expect("a state file");
+        let state: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        state["Regions"]["us-east-1"]["StackId"].as_str().expect("a stack id").to_owned()
+    }
+}
+
+/// The server's static binary, compiled once a run.
+fn server() -> &'static Path {
+    static SERVER: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = SERVER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("server");
+        let done = Command::new("rustc")
+            .args(["--edition=2024", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static", "-o"])
+            .arg(&path)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/server.rs"))
+            .output()
+            .expect("rustc runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        (folder, path)
+    });
+    path
+}
