@@ -95,7 +95,7 @@ pub enum UploadError {
 /// A look-up that did not answer.
 pub async fn plan(
     packed: &Packed,
-    bucket: &Bucket<'_>,
+    bucket: &Bucket,
 ) -> Result<(Vec<Object>, Uploaded), UploadError> {
     let looked_up: Vec<(Object, bool)> = stream::iter(objects(packed))
         .map(|object| async move {
@@ -124,7 +124,7 @@ pub async fn plan(
 /// The first that occurred; uploads that had begun are dropped. Repeating continues where this ended.
 pub async fn upload(
     packed: &Packed,
-    bucket: &Bucket<'_>,
+    bucket: &Bucket,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Uploaded, UploadError> {
     let (mut missing, mut done) = plan(packed, bucket).await?;
@@ -153,7 +153,7 @@ pub async fn upload(
 pub async fn upload_agent(
     service: &str,
     agent: &Path,
-    bucket: &Bucket<'_>,
+    bucket: &Bucket,
 ) -> Result<(Digest, Uploaded), UploadError> {
     let path = agent.to_owned();
     let (digest, size) = off_the_runtime(move || File::open(&path).and_then(blobs::hash))
@@ -225,7 +225,7 @@ fn objects(packed: &Packed) -> Vec<Object> {
 }
 
 /// An object of another size is the rest of something else and is uploaded again; S3 itself never shows a part of one.
-async fn is_there(object: &Object, bucket: &Bucket<'_>) -> Result<bool, UploadError> {
+async fn is_there(object: &Object, bucket: &Bucket) -> Result<bool, UploadError> {
     let size = (bucket.size)(&object.key)
         .await
         .map_err(|error| UploadError::Lookup {
@@ -238,7 +238,7 @@ async fn is_there(object: &Object, bucket: &Bucket<'_>) -> Result<bool, UploadEr
 /// Verifies the file as a whole, then streams it (D-PAY-8).
 async fn put(
     object: &Object,
-    bucket: &Bucket<'_>,
+    bucket: &Bucket,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), UploadError> {
     let (path, blob) = (object.path.clone(), object.blob.clone());
@@ -316,41 +316,31 @@ mod tests {
 
     type Contents = Arc<Mutex<Vec<(String, u64)>>>;
 
-    /// Runs `work` with a bucket that remembers what is put, and refuses the key that contains `refuse`.
-    async fn with_bucket<T>(
-        contents: &Contents,
-        refuse: &str,
-        work: impl AsyncFnOnce(&Bucket<'_>) -> T,
-    ) -> T {
-        let (held, refuse) = (contents.clone(), refuse.to_owned());
-        let size = |key: &str| {
-            let found = held
-                .lock()
-                .unwrap()
-                .iter()
-                .find(|(k, _)| k == key)
-                .map(|(_, size)| *size);
+    /// A bucket that remembers what is put, and refuses keys that contain `refuse`.
+    fn bucket(contents: &Contents, refuse: Option<&'static str>) -> Bucket {
+        let (seen, held) = (contents.clone(), contents.clone());
+        let size = move |key: &str| {
+            let held = seen.lock().unwrap();
+            let found = held.iter().find(|(k, _)| k == key).map(|(_, size)| *size);
             async move { Ok(found) }.boxed()
         };
-        let put = |object: Object| {
-            let (held, refused) = (
-                contents.clone(),
-                !refuse.is_empty() && object.key.contains(&refuse),
-            );
+        let put = move |object: Object| {
+            let held = held.clone();
             async move {
-                anyhow::ensure!(!refused, "AccessDenied");
-                held.lock()
-                    .unwrap()
-                    .push((object.key, fs::metadata(object.path)?.len()));
+                anyhow::ensure!(
+                    !refuse.is_some_and(|part| object.key.contains(part)),
+                    "AccessDenied"
+                );
+                let size = fs::metadata(object.path)?.len();
+                held.lock().unwrap().push((object.key, size));
                 Ok(())
             }
             .boxed()
         };
-        work(&Bucket {
-            size: &size,
-            put: &put,
-        })
-        .await
+        Bucket {
+            size: Box::new(size),
+            put: Box::new(put),
+        }
     }
 
     #[tokio::test]
@@ -362,7 +352,7 @@ mod tests {
         let tell = |n| {
             told.fetch_add(n, Ordering::Relaxed);
         };
-        let first = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await)
+        let first = upload(&packed, &bucket(&contents, None), &tell)
             .await
             .unwrap();
         // D-PAY-5: config, image config, two layers, manifest.
@@ -373,7 +363,7 @@ mod tests {
             names::manifest_key("hello", &packed.payload)
         );
 
-        let again = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await)
+        let again = upload(&packed, &bucket(&contents, None), &tell)
             .await
             .unwrap();
         assert_eq!(
@@ -388,7 +378,7 @@ mod tests {
 
         // An object of another size is not the object.
         contents.lock().unwrap()[0].1 = 0;
-        let repaired = with_bucket(&contents, "", async |b| upload(&packed, b, &tell).await)
+        let repaired = upload(&packed, &bucket(&contents, None), &tell)
             .await
             .unwrap();
         assert_eq!(repaired.objects, 1);
@@ -402,7 +392,7 @@ mod tests {
         let bad = &packed.manifest.images["web"].layers[1].blob;
         fs::write(packed.blobs().path(&bad.digest), "pot").unwrap();
         let contents = Contents::default();
-        let error = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await)
+        let error = upload(&packed, &bucket(&contents, None), &|_| {})
             .await
             .unwrap_err()
             .to_string();
@@ -425,12 +415,10 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let packed = packed(out.path());
         let contents = Contents::default();
-        let error = with_bucket(&contents, "manifests", async |b| {
-            upload(&packed, b, &|_| {}).await
-        })
-        .await
-        .unwrap_err()
-        .to_string();
+        let error = upload(&packed, &bucket(&contents, Some("manifests")), &|_| {})
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             format!(
@@ -438,7 +426,7 @@ mod tests {
                 names::manifest_key("hello", &packed.payload)
             )
         );
-        let rest = with_bucket(&contents, "", async |b| upload(&packed, b, &|_| {}).await)
+        let rest = upload(&packed, &bucket(&contents, None), &|_| {})
             .await
             .unwrap();
         assert_eq!((rest.objects, rest.skipped_objects), (1, 4));
@@ -451,11 +439,9 @@ mod tests {
         fs::write(&agent, "binary").unwrap();
         let contents = Contents::default();
         for expected in [1, 0] {
-            let (digest, done) = with_bucket(&contents, "", async |b| {
-                upload_agent("hello", &agent, b).await
-            })
-            .await
-            .unwrap();
+            let (digest, done) = upload_agent("hello", &agent, &bucket(&contents, None))
+                .await
+                .unwrap();
             assert_eq!(digest, blobs::digest(b"binary"));
             assert_eq!(done.objects, expected);
             assert_eq!(
