@@ -36,10 +36,13 @@ impl Object {
     }
 }
 
+/// The size of an object, once the bucket has answered.
+pub type SizeOf = BoxFuture<'static, anyhow::Result<Option<u64>>>;
+
 /// The two things that an upload asks of a bucket. The one place where the payload meets the SDK.
 pub struct Bucket {
     /// Size of the object with that key, `None` for a 404, an error for anything else (D-PAY-3).
-    pub size: Box<dyn Fn(&str) -> BoxFuture<'static, anyhow::Result<Option<u64>>> + Send + Sync>,
+    pub size: Box<dyn Fn(&str) -> SizeOf + Send + Sync>,
     /// Streams the file to the key.
     pub put: Box<dyn Fn(Object) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
 }
