@@ -150,7 +150,9 @@ pub struct HookError {
 
 fn sentence(runs: &[HookRun]) -> String {
     let failed = runs.iter().filter(|r| r.end != End::Exited(0));
-    let all: Vec<String> = failed.map(|run| format!("{}: {}{}", run.title, run.end, tail(&run.output))).collect();
+    let all: Vec<String> = failed
+        .map(|run| format!("{}: {}{}", run.title, run.end, tail(&run.output)))
+        .collect();
     all.join("; ")
 }
 
@@ -176,8 +178,11 @@ pub async fn run(
     ended: &(dyn Fn(&HookRun) + Sync),
     stop: &CancellationToken,
 ) -> Result<Vec<HookRun>, HookError> {
-    let chosen: Vec<(usize, &HookEntry)> =
-        hooks.iter().enumerate().filter(|(_, hook)| runs_after(hook.run_condition, outcome)).collect();
+    let chosen: Vec<(usize, &HookEntry)> = hooks
+        .iter()
+        .enumerate()
+        .filter(|(_, hook)| runs_after(hook.run_condition, outcome))
+        .collect();
     let concurrent: Vec<bool> = chosen.iter().map(|(_, hook)| hook.concurrent).collect();
     let mut done = BTreeMap::new();
     for group in order::groups(&concurrent) {
@@ -185,7 +190,13 @@ pub async fn run(
         let mut running: FuturesUnordered<_> = chosen[group]
             .iter()
             .map(|(n, hook)| {
-                let one = One { hook, moment, context, outcome, title: title(*n, hook, moment, context) };
+                let one = One {
+                    hook,
+                    moment,
+                    context,
+                    outcome,
+                    title: title(*n, hook, moment, context),
+                };
                 let kill = &kill;
                 async move { (*n, one.run(kill).await) }
             })
@@ -208,7 +219,9 @@ pub async fn run(
         }
         drop(running);
         if failed {
-            return Err(HookError { runs: done.into_values().collect() });
+            return Err(HookError {
+                runs: done.into_values().collect(),
+            });
         }
     }
     Ok(done.into_values().collect())
@@ -226,7 +239,10 @@ pub async fn ec2_bootstrap(
 ) -> Result<Vec<u8>, HookError> {
     let mut runs = run(hooks, Moment::Ec2Bootstrap, context, None, ended, stop).await?;
     if let Some(run) = runs.iter_mut().find(|run| run.lost > 0) {
-        run.end = End::NotStarted(format!("it printed {} bytes more than a bootstrap script may have", run.lost));
+        run.end = End::NotStarted(format!(
+            "it printed {} bytes more than a bootstrap script may have",
+            run.lost
+        ));
         return Err(HookError { runs });
     }
     Ok(runs.into_iter().flat_map(|run| run.stdout).collect())
@@ -234,20 +250,31 @@ pub async fn ec2_bootstrap(
 
 fn runs_after(condition: RunCondition, outcome: Option<Outcome>) -> bool {
     match (condition, outcome) {
-        (RunCondition::Always, _) | (RunCondition::Pass, None | Some(Outcome::Pass)) | (RunCondition::Fail, Some(Outcome::Fail)) => true,
-        (RunCondition::Pass, Some(Outcome::Fail)) | (RunCondition::Fail, None | Some(Outcome::Pass)) => false,
+        (RunCondition::Always, _)
+        | (RunCondition::Pass, None | Some(Outcome::Pass))
+        | (RunCondition::Fail, Some(Outcome::Fail)) => true,
+        (RunCondition::Pass, Some(Outcome::Fail))
+        | (RunCondition::Fail, None | Some(Outcome::Pass)) => false,
     }
 }
 
 fn title(n: usize, hook: &HookEntry, moment: Moment, context: &HookContext) -> String {
-    let file = hook.executable.as_ref().or(hook.dockerfile.as_ref()).map(|p| p.display().to_string());
+    let file = hook
+        .executable
+        .as_ref()
+        .or(hook.dockerfile.as_ref())
+        .map(|p| p.display().to_string());
     let what = match (&hook.r#ref, file) {
         // The address of a plugin may hold a password; its ref does not.
         (Some(reference), Some(file)) => format!("plugin {reference}: {file}"),
         (Some(reference), None) => format!("plugin {reference}"),
         (None, file) => file.unwrap_or_else(|| "?".into()),
     };
-    let region = context.region.as_ref().map(|r| format!(" in {}", r.region)).unwrap_or_default();
+    let region = context
+        .region
+        .as_ref()
+        .map(|r| format!(" in {}", r.region))
+        .unwrap_or_default();
     format!("{moment} hook {} ({what}){region}", n + 1)
 }
 
@@ -270,10 +297,23 @@ impl One<'_> {
             Err(why) => End::NotStarted(why),
         };
         let (stdout, all, lost) = output.finish();
-        HookRun { title: self.title, end, stdout, output: all, lost, took: began.elapsed(), commit }
+        HookRun {
+            title: self.title,
+            end,
+            stdout,
+            output: all,
+            lost,
+            took: began.elapsed(),
+            commit,
+        }
     }
 
-    async fn attempt(&self, output: &mut Output, commit: &mut Option<String>, kill: &CancellationToken) -> Result<End, String> {
+    async fn attempt(
+        &self,
+        output: &mut Output,
+        commit: &mut Option<String>,
+        kill: &CancellationToken,
+    ) -> Result<End, String> {
         if kill.is_cancelled() {
             return Ok(End::Stopped);
         }
@@ -296,13 +336,39 @@ impl One<'_> {
             }
             None => None,
         };
-        let base: &Path = clone.as_ref().map_or(&self.context.root, |c| c.folder.path());
-        let variables = variables::of(self.hook, self.moment, self.context, self.outcome, &|name| std::env::var(name).ok());
+        let base: &Path = clone
+            .as_ref()
+            .map_or(&self.context.root, |c| c.folder.path());
+        let variables = variables::of(
+            self.hook,
+            self.moment,
+            self.context,
+            self.outcome,
+            &|name| std::env::var(name).ok(),
+        );
         if let Some(program) = &self.hook.executable {
-            return executable::run(&base.join(program), &self.context.root, &variables, output, end).await;
+            return executable::run(
+                &base.join(program),
+                &self.context.root,
+                &variables,
+                output,
+                end,
+            )
+            .await;
         }
-        let dockerfile = self.hook.dockerfile.clone().unwrap_or_else(|| PathBuf::from("Dockerfile"));
-        container::run(&base.join(dockerfile), self.context, &variables, output, end).await
+        let dockerfile = self
+            .hook
+            .dockerfile
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("Dockerfile"));
+        container::run(
+            &base.join(dockerfile),
+            self.context,
+            &variables,
+            output,
+            end,
+        )
+        .await
     }
 }
 
@@ -313,10 +379,18 @@ mod tests {
     #[test]
     fn d_hook_12_13_conditions_choose_by_the_outcome_and_pre_hooks_always_run() {
         use RunCondition::{Always, Fail, Pass};
-        let table = [(Pass, [true, true, false]), (Fail, [false, false, true]), (Always, [true, true, true])];
+        let table = [
+            (Pass, [true, true, false]),
+            (Fail, [false, false, true]),
+            (Always, [true, true, true]),
+        ];
         for (condition, expected) in table {
             let outcomes = [None, Some(Outcome::Pass), Some(Outcome::Fail)];
-            assert_eq!(outcomes.map(|o| runs_after(condition, o)), expected, "D-HOOK-12, D-HOOK-13: {condition:?}");
+            assert_eq!(
+                outcomes.map(|o| runs_after(condition, o)),
+                expected,
+                "D-HOOK-12, D-HOOK-13: {condition:?}"
+            );
         }
     }
 }

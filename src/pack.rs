@@ -38,8 +38,9 @@ use crate::{
     },
 };
 use bollard::{Docker, query_parameters::RemoveImageOptions};
+use bytes::Bytes;
 use contract::manifest::{self, Image, Manifest};
-use futures::{TryStreamExt, future::join_all};
+use futures::{Stream, TryStreamExt, future::join_all};
 use images::Wanted;
 use std::{
     collections::BTreeMap,
@@ -160,7 +161,9 @@ pub enum PackError {
         problem: String,
     },
     /// D-PACK-20.
-    #[error("container `{container}`: the image is for {found}, the hosts are {expected}; build it for them, or change `instance_type`")]
+    #[error(
+        "container `{container}`: the image is for {found}, the hosts are {expected}; build it for them, or change `instance_type`"
+    )]
     Platform {
         /// Key of the image.
         container: String,
@@ -213,7 +216,12 @@ pub enum PackError {
 
 fn list(changes: &[String]) -> String {
     const SHOWN: usize = 5;
-    let mut text = changes.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let mut text = changes
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     if changes.len() > SHOWN {
         text = format!("{text} and {} more", changes.len() - SHOWN);
     }
@@ -225,7 +233,13 @@ fn list(changes: &[String]) -> String {
 ///
 /// # Errors
 /// [`PackError`]. `out` then holds no payload that a later phase would accept.
-pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, progress: &(dyn Fn(PackEvent<'_>) + Sync)) -> Result<Packed, PackError> {
+pub async fn run(
+    config: &Config,
+    root: &Path,
+    out: &Path,
+    options: Options,
+    progress: &(dyn Fn(PackEvent<'_>) + Sync),
+) -> Result<Packed, PackError> {
     let mut config = config.clone();
     let revision = revision::read(root).await?;
     if !revision.changes.is_empty() {
@@ -241,12 +255,25 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
     progress(PackEvent::Version(&revision));
 
     let folder = payload::folder(out);
-    let previous = packed::forget(out).map_err(|error| PackError::Out { path: out.to_owned(), error })?;
-    fs::create_dir_all(&folder).map_err(|error| PackError::Out { path: folder.clone(), error })?;
+    let previous = packed::forget(out).map_err(|error| PackError::Out {
+        path: out.to_owned(),
+        error,
+    })?;
+    fs::create_dir_all(&folder).map_err(|error| PackError::Out {
+        path: folder.clone(),
+        error,
+    })?;
 
     let docker = engine::connect().await?;
     let wanted = images::wanted(&mut config);
-    let work = Work { docker: &docker, root, no_cache: options.no_cache, stop: options.stop.child_token(), revision: &revision, progress };
+    let work = Work {
+        docker: &docker,
+        root,
+        no_cache: options.no_cache,
+        stop: options.stop.child_token(),
+        revision: &revision,
+        progress,
+    };
     let built = work.build_all(&wanted).await?;
 
     let store = BlobStore::below(&folder);
@@ -273,10 +300,21 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
     images::find_ports(&mut config, &exposed).map_err(PackError::Ports)?;
     copy_stack_definitions(&mut config, root, out)?;
 
-    let yaml = serde_yaml::to_string(&config).map_err(|e| PackError::Out { path: out.join("config.yaml"), error: io::Error::other(e) })?;
-    let write = |path: &Path, bytes: &[u8]| files::write_atomically(path, bytes).map_err(|error| PackError::Out { path: path.to_owned(), error });
+    let yaml = serde_yaml::to_string(&config).map_err(|e| PackError::Out {
+        path: out.join("config.yaml"),
+        error: io::Error::other(e),
+    })?;
+    let write = |path: &Path, bytes: &[u8]| {
+        files::write_atomically(path, bytes).map_err(|error| PackError::Out {
+            path: path.to_owned(),
+            error,
+        })
+    };
     write(&out.join("config.yaml"), yaml.as_bytes())?;
-    let stored = |error| PackError::Out { path: folder.clone(), error };
+    let stored = |error| PackError::Out {
+        path: folder.clone(),
+        error,
+    };
     let manifest = Manifest {
         v: manifest::FORMAT,
         service: config.service_name.clone(),
@@ -286,7 +324,11 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
         hosts: images::hosts(&config),
     };
     let layout = oci::write(&folder, &store, &manifest).map_err(stored)?;
-    let mut keep: Vec<_> = manifest.blobs().into_iter().map(|b| b.digest.clone()).collect();
+    let mut keep: Vec<_> = manifest
+        .blobs()
+        .into_iter()
+        .map(|b| b.digest.clone())
+        .collect();
     cache.save(&folder, &keep).map_err(stored)?;
     keep.extend(layout.into_iter().map(|b| b.digest));
     store.retain(&keep).map_err(stored)?;
@@ -296,7 +338,10 @@ pub async fn run(config: &Config, root: &Path, out: &Path, options: Options, pro
     }
 
     let summary = images::summary(&manifest, previous.as_ref());
-    let packed = packed::save(out, manifest, summary).map_err(|error| PackError::Out { path: out.to_owned(), error })?;
+    let packed = packed::save(out, manifest, summary).map_err(|error| PackError::Out {
+        path: out.to_owned(),
+        error,
+    })?;
     for image in &packed.summary {
         progress(PackEvent::Done(image));
     }
@@ -342,24 +387,62 @@ impl Work<'_> {
     async fn build(&self, wanted: &Wanted) -> Result<String, PackError> {
         let began = Instant::now();
         (self.progress)(PackEvent::Building { image: &wanted.key });
-        let tag = Some(images::reference(&self.revision.version, self.revision.committed, &wanted.key));
+        let tag = Some(images::reference(
+            &self.revision.version,
+            self.revision.committed,
+            &wanted.key,
+        ));
         let platform = self.foreign_platform(wanted).await?;
         let dockerfile = wanted.dockerfile.to_string_lossy().into_owned();
         let id = if self.root.join(&wanted.dockerfile_build).is_file() {
             let tar = builder::context(self, wanted, platform.clone()).await?;
-            let build = Build { dockerfile: dockerfile.clone(), tag, no_cache: self.no_cache, platform, ..Build::default() };
-            self.image(wanted, &dockerfile, &build, context::of_tar(tar)).await?
+            let build = Build {
+                dockerfile: dockerfile.clone(),
+                tag,
+                no_cache: self.no_cache,
+                platform,
+                ..Build::default()
+            };
+            self.image(wanted, &dockerfile, &build, context::of_tar(tar))
+                .await?
         } else {
             let arguments = self.arguments(wanted, &wanted.dockerfile)?;
-            let build = Build { dockerfile: dockerfile.clone(), tag, arguments, no_cache: self.no_cache, platform, ..Build::default() };
-            self.image(wanted, &dockerfile, &build, context::of_folder(self.root, &wanted.dockerfile)).await?
+            let build = Build {
+                dockerfile: dockerfile.clone(),
+                tag,
+                arguments,
+                no_cache: self.no_cache,
+                platform,
+                ..Build::default()
+            };
+            self.image(
+                wanted,
+                &dockerfile,
+                &build,
+                context::of_folder(self.root, &wanted.dockerfile),
+            )
+            .await?
         };
-        (self.progress)(PackEvent::Built { image: &wanted.key, took: began.elapsed() });
+        (self.progress)(PackEvent::Built {
+            image: &wanted.key,
+            took: began.elapsed(),
+        });
         Ok(id)
     }
 
-    async fn image(&self, wanted: &Wanted, path: &str, build: &Build, context: context::Context) -> Result<String, PackError> {
-        let output = |line: &str| (self.progress)(PackEvent::Output { image: &wanted.key, line });
+    async fn image(
+        &self,
+        wanted: &Wanted,
+        path: &str,
+        build: &Build,
+        context: context::Context,
+    ) -> Result<String, PackError> {
+        let output = |line: &str| {
+            (self.progress)(PackEvent::Output {
+                image: &wanted.key,
+                line,
+            })
+        };
         tokio::select! {
             result = build::image(self.docker, build, context, &output) => {
                 result.map_err(|error| PackError::Build { container: wanted.key.clone(), path: path.to_owned(), error })
@@ -370,95 +453,194 @@ impl Work<'_> {
 
     /// The platform to ask for: none when it is the engine's own.
     async fn foreign_platform(&self, wanted: &Wanted) -> Result<Option<String>, PackError> {
-        let version = self.docker.version().await.map_err(|e| engine_error(wanted, "tell its version", &e))?;
-        let own = format!("{}/{}", version.os.unwrap_or_default(), version.arch.unwrap_or_default());
+        let version = self
+            .docker
+            .version()
+            .await
+            .map_err(|e| engine_error(wanted, "tell its version", &e))?;
+        let own = format!(
+            "{}/{}",
+            version.os.unwrap_or_default(),
+            version.arch.unwrap_or_default()
+        );
         Ok((own != wanted.platform).then(|| wanted.platform.clone()))
     }
 
-    fn arguments(&self, wanted: &Wanted, path: &Path) -> Result<std::collections::HashMap<String, String>, PackError> {
+    fn arguments(
+        &self,
+        wanted: &Wanted,
+        path: &Path,
+    ) -> Result<std::collections::HashMap<String, String>, PackError> {
         let shown = path.display().to_string();
-        let text = fs::read_to_string(self.root.join(path))
-            .map_err(|error| PackError::Dockerfile { container: wanted.key.clone(), path: shown.clone(), error })?;
+        let text =
+            fs::read_to_string(self.root.join(path)).map_err(|error| PackError::Dockerfile {
+                container: wanted.key.clone(),
+                path: shown.clone(),
+                error,
+            })?;
         let found = arguments::read(&text, |name| std::env::var(name).ok());
         if wanted.validate_arguments && !found.missing.is_empty() {
-            return Err(PackError::MissingArguments { container: wanted.key.clone(), path: shown, names: found.missing });
+            return Err(PackError::MissingArguments {
+                container: wanted.key.clone(),
+                path: shown,
+                names: found.missing,
+            });
         }
         Ok(found.set.into_iter().collect())
     }
 
     /// Compares the platform (D-PACK-20) and returns the exposed ports.
     async fn check(&self, wanted: &Wanted, id: &str) -> Result<Vec<String>, PackError> {
-        let image = self.docker.inspect_image(id).await.map_err(|e| engine_error(wanted, "show the image", &e))?;
-        let found = format!("{}/{}", image.os.unwrap_or_default(), image.architecture.unwrap_or_default());
+        let image = self
+            .docker
+            .inspect_image(id)
+            .await
+            .map_err(|e| engine_error(wanted, "show the image", &e))?;
+        let found = format!(
+            "{}/{}",
+            image.os.unwrap_or_default(),
+            image.architecture.unwrap_or_default()
+        );
         if found != wanted.platform {
-            return Err(PackError::Platform { container: wanted.key.clone(), found, expected: wanted.platform.clone() });
+            return Err(PackError::Platform {
+                container: wanted.key.clone(),
+                found,
+                expected: wanted.platform.clone(),
+            });
         }
-        Ok(image.config.and_then(|c| c.exposed_ports).unwrap_or_default())
+        Ok(image
+            .config
+            .and_then(|c| c.exposed_ports)
+            .unwrap_or_default())
     }
 
     /// Streams the image out of the engine into blobs, unless an earlier pack did.
-    async fn save(&self, wanted: &Wanted, id: &str, store: &BlobStore, cache: &mut Cache) -> Result<Split, PackError> {
-        let (key, blobs, known, image) = (wanted.key.clone(), store.clone(), cache.clone(), id.to_owned());
+    async fn save(
+        &self,
+        wanted: &Wanted,
+        id: &str,
+        store: &BlobStore,
+        cache: &mut Cache,
+    ) -> Result<Split, PackError> {
+        let (key, blobs, known, image) = (
+            wanted.key.clone(),
+            store.clone(),
+            cache.clone(),
+            id.to_owned(),
+        );
         // What is stored may be large, and reading it again belongs on a thread that may block.
-        let cached = tokio::task::spawn_blocking(move || known.image(&image, &blobs)).await.ok().flatten();
+        let cached = tokio::task::spawn_blocking(move || known.image(&image, &blobs))
+            .await
+            .ok()
+            .flatten();
         if let Some(split) = cached {
             return Ok(split);
         }
-        let archive = self.docker.export_image(id).map_err(|e| io::Error::other(engine::message(&e)));
-        let archive = SyncIoBridge::new(StreamReader::new(archive));
-        let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
-        let (blobs, mut known) = (store.clone(), std::mem::take(cache));
-        let work = tokio::task::spawn_blocking(move || {
-            // Told in steps: an event for every read would cost more than reading.
-            let mut unsaid = 0;
-            let split = split::split(archive, &blobs, &mut known, &mut |bytes| {
-                unsaid += bytes;
-                if unsaid >= EVENT_BYTES {
-                    told.send(std::mem::take(&mut unsaid)).unwrap_or_default();
-                }
-            });
-            told.send(unsaid).unwrap_or_default();
-            (split, known)
-        });
-        while let Some(bytes) = tell.recv().await {
-            (self.progress)(PackEvent::Saved { image: &key, bytes });
-        }
-        let (split, known) = work.await.map_err(|e| PackError::Split { container: key.clone(), error: io::Error::other(e).into() })?;
-        *cache = known;
-        let split = split.map_err(|error| PackError::Split { container: key, error })?;
+        let archive = self
+            .docker
+            .export_image(id)
+            .map_err(|e| io::Error::other(engine::message(&e)));
+        let told = |bytes| (self.progress)(PackEvent::Saved { image: &key, bytes });
+        let split = split_stream(archive, store, cache, &told)
+            .await
+            .map_err(|error| PackError::Split {
+                container: key.clone(),
+                error,
+            })?;
         cache.add_image(id, &split);
         Ok(split)
     }
 }
 
+/// Takes apart a saved image that arrives as a stream. `progress` hears of bytes of layers, in large steps.
+///
+/// # Errors
+/// [`SplitError`].
+pub async fn split_stream(
+    archive: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    store: &BlobStore,
+    cache: &mut Cache,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Split, SplitError> {
+    let archive = SyncIoBridge::new(StreamReader::new(archive));
+    let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
+    let (store, mut known) = (store.clone(), std::mem::take(cache));
+    // Hashing and compressing would hold up every other task of this thread.
+    let work = tokio::task::spawn_blocking(move || {
+        let mut unsaid = 0;
+        let split = split::split(archive, &store, &mut known, &mut |bytes| {
+            unsaid += bytes;
+            if unsaid >= EVENT_BYTES {
+                told.send(std::mem::take(&mut unsaid)).unwrap_or_default();
+            }
+        });
+        told.send(unsaid).unwrap_or_default();
+        (split, known)
+    });
+    while let Some(bytes) = tell.recv().await {
+        progress(bytes);
+    }
+    let (split, known) = work.await.map_err(io::Error::other)?;
+    *cache = known;
+    split
+}
+
+/// An event for every read would cost more than reading.
+const EVENT_BYTES: u64 = 8 * 1024 * 1024;
+
 /// Takes the names of the previous pack from its images, so that `docker image prune` can collect them; their layers stay
 /// as the cache of the next build.
 async fn untag(docker: &Docker, previous: &Manifest, current: &Manifest) {
     let kept: Vec<_> = current.images.values().map(|i| &i.reference).collect();
-    for reference in previous.images.values().map(|i| &i.reference).filter(|r| !kept.contains(r)) {
-        let removal = RemoveImageOptions { force: false, noprune: true, ..Default::default() };
+    for reference in previous
+        .images
+        .values()
+        .map(|i| &i.reference)
+        .filter(|r| !kept.contains(r))
+    {
+        let removal = RemoveImageOptions {
+            force: false,
+            noprune: true,
+            ..Default::default()
+        };
         if let Err(error) = docker.remove_image(reference, Some(removal), None).await {
             tracing::debug!(reference, %error, "the previous pack's image keeps its name");
         }
     }
 }
 
-const EVENT_BYTES: u64 = 8 * 1024 * 1024;
-
 fn engine_error(wanted: &Wanted, doing: &'static str, error: &bollard::errors::Error) -> PackError {
-    PackError::Engine { container: wanted.key.clone(), doing, message: engine::message(error) }
+    PackError::Engine {
+        container: wanted.key.clone(),
+        doing,
+        message: engine::message(error),
+    }
 }
 
 /// Copies the user's templates into `out`, named by their content, and points the configuration there, so that later
 /// phases need no checkout (D-PACK-14).
 fn copy_stack_definitions(config: &mut Config, root: &Path, out: &Path) -> Result<(), PackError> {
     for region in config.environments.iter_mut().flat_map(|e| &mut e.regions) {
-        let Some(path) = &mut region.stack_definition_path else { continue };
-        let failed = |error| PackError::StackDefinition { path: path.clone(), error };
+        let Some(path) = &mut region.stack_definition_path else {
+            continue;
+        };
+        let failed = |error| PackError::StackDefinition {
+            path: path.clone(),
+            error,
+        };
         let bytes = fs::read(root.join(&*path)).map_err(failed)?;
-        let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-        let copy = out.join(format!("stack-definition-{}{extension}", blobs::digest(&bytes).hex()));
-        files::write_atomically(&copy, &bytes).map_err(|error| PackError::Out { path: copy.clone(), error })?;
+        let extension = path
+            .extension()
+            .map(|e| format!(".{}", e.to_string_lossy()))
+            .unwrap_or_default();
+        let copy = out.join(format!(
+            "stack-definition-{}{extension}",
+            blobs::digest(&bytes).hex()
+        ));
+        files::write_atomically(&copy, &bytes).map_err(|error| PackError::Out {
+            path: copy.clone(),
+            error,
+        })?;
         *path = copy.strip_prefix(root).unwrap_or(&copy).to_owned();
     }
     Ok(())

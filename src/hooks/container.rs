@@ -40,25 +40,43 @@ pub(super) async fn run(
         return Err(format!("there is no file `{}`", dockerfile.display()));
     }
     let labels = HashMap::from([(LABEL.to_owned(), ulid::Ulid::generate().to_string())]);
-    let build = Build { dockerfile: name.to_string_lossy().into_owned(), labels: labels.clone(), ..Build::default() };
+    let build = Build {
+        dockerfile: name.to_string_lossy().into_owned(),
+        labels: labels.clone(),
+        ..Build::default()
+    };
     let mut end = std::pin::pin!(end);
     let image = tokio::select! {
         image = build_image(&docker, &build, folder_context(folder, Path::new(name)), &|_| {}) => image.map_err(|e| e.to_string())?,
         ended = &mut end => return Ok(ended),
     };
 
-    let flag = context.volume_flag.as_ref().map(|f| format!(":{f}")).unwrap_or_default();
+    let flag = context
+        .volume_flag
+        .as_ref()
+        .map(|f| format!(":{f}"))
+        .unwrap_or_default();
     let body = ContainerCreateBody {
         image: Some(image.clone()),
-        env: Some(variables.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        env: Some(
+            variables
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+        ),
         labels: Some(labels),
-        host_config: Some(HostConfig { binds: Some(vec![format!("{}:/repo_root{flag}", context.root.display())]), ..Default::default() }),
+        host_config: Some(HostConfig {
+            binds: Some(vec![format!("{}:/repo_root{flag}", context.root.display())]),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let mut keep = |chunk: LogOutput| {
         match &chunk {
             LogOutput::StdOut { message } => output.stdout(message),
-            LogOutput::StdErr { message } | LogOutput::Console { message } => output.stderr(message),
+            LogOutput::StdErr { message } | LogOutput::Console { message } => {
+                output.stderr(message)
+            }
             LogOutput::StdIn { .. } => {}
         }
         Ok(())
@@ -66,7 +84,10 @@ pub(super) async fn run(
     let mut ended = None;
     let result = container::run(&docker, body, &mut keep, async { ended = Some(end.await) }).await;
     if !context.keep_images {
-        let removal = RemoveImageOptions { force: true, ..Default::default() };
+        let removal = RemoveImageOptions {
+            force: true,
+            ..Default::default()
+        };
         if let Err(error) = docker.remove_image(&image, Some(removal), None).await {
             tracing::warn!(image, %error, "the image of a hook stays");
         }

@@ -2,7 +2,10 @@
 
 use super::{End, Output};
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, process::Stdio,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
@@ -27,16 +30,29 @@ pub(super) async fn run(
     end: impl Future<Output = End>,
 ) -> Result<End, String> {
     let mut command = Command::new(program);
-    command.current_dir(folder).env_clear().process_group(0).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .current_dir(folder)
+        .env_clear()
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     for name in INHERITED {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
     command.envs(variables);
-    let mut child = command.spawn().map_err(|e| format!("{}: {e}", program.display()))?;
-    let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+    let mut child = command
+        .spawn()
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let group = Group(
+        child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
+    );
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let mut reading = std::pin::pin!(read(&mut stdout, &mut stderr, output));
     let mut read_all = false;
@@ -104,7 +120,11 @@ impl Drop for Group {
     }
 }
 
-async fn read(stdout: &mut Option<impl AsyncRead + Unpin>, stderr: &mut Option<impl AsyncRead + Unpin>, output: &mut Output) {
+async fn read(
+    stdout: &mut Option<impl AsyncRead + Unpin>,
+    stderr: &mut Option<impl AsyncRead + Unpin>,
+    output: &mut Output,
+) {
     let (mut a, mut b) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     while stdout.is_some() || stderr.is_some() {
         tokio::select! {

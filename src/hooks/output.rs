@@ -15,7 +15,8 @@ impl Output {
     /// Adds a piece of standard output.
     pub fn stdout(&mut self, bytes: &[u8]) {
         let room = LIMIT - self.all.len();
-        self.stdout.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.stdout
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
         self.stderr(bytes);
     }
 

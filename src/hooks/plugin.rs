@@ -17,31 +17,71 @@ pub(super) struct Plugin {
 ///
 /// # Errors
 /// A sentence for the operator.
-pub(super) async fn fetch(repo: &str, reference: &str, context: &HookContext) -> Result<Plugin, String> {
+pub(super) async fn fetch(
+    repo: &str,
+    reference: &str,
+    context: &HookContext,
+) -> Result<Plugin, String> {
     if reference.starts_with('-') {
         return Err(format!("`{reference}` is not a branch, tag or commit"));
     }
-    std::fs::create_dir_all(&context.out).map_err(|e| format!("{} can't be made: {e}", context.out.display()))?;
+    std::fs::create_dir_all(&context.out)
+        .map_err(|e| format!("{} can't be made: {e}", context.out.display()))?;
     let folder = tempfile::Builder::new()
         .prefix("plugin-")
         .tempdir_in(&context.out)
-        .map_err(|e| format!("a plugin can't be cloned into {}: {e}", context.out.display()))?;
+        .map_err(|e| {
+            format!(
+                "a plugin can't be cloned into {}: {e}",
+                context.out.display()
+            )
+        })?;
     // A path is meant from the repository's root, where the command runs.
     let local = context.root.join(repo);
-    let address = if local.exists() { local.to_string_lossy().into_owned() } else { repo.to_owned() };
-    let git = Git { folder: folder.path(), address: &address };
-    git.run(&["init", "--quiet"]).await?;
-    if git.run(&["fetch", "--quiet", "--depth", "1", "--no-tags", "origin", reference]).await.is_err() {
-        // A server may refuse to send a single commit by its hash; then everything is fetched.
-        git.run(&["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]).await?;
-        git.run(&["checkout", "--quiet", "--detach", reference]).await?;
+    let address = if local.exists() {
+        local.to_string_lossy().into_owned()
     } else {
-        git.run(&["checkout", "--quiet", "--detach", "FETCH_HEAD"]).await?;
+        repo.to_owned()
+    };
+    let git = Git {
+        folder: folder.path(),
+        address: &address,
+    };
+    git.run(&["init", "--quiet"]).await?;
+    if git
+        .run(&[
+            "fetch",
+            "--quiet",
+            "--depth",
+            "1",
+            "--no-tags",
+            "origin",
+            reference,
+        ])
+        .await
+        .is_err()
+    {
+        // A server may refuse to send a single commit by its hash; then everything is fetched.
+        git.run(&[
+            "fetch",
+            "--quiet",
+            "--tags",
+            "origin",
+            "+refs/heads/*:refs/remotes/origin/*",
+        ])
+        .await?;
+        git.run(&["checkout", "--quiet", "--detach", reference])
+            .await?;
+    } else {
+        git.run(&["checkout", "--quiet", "--detach", "FETCH_HEAD"])
+            .await?;
     }
     let commit = git.run(&["rev-parse", "HEAD"]).await?.trim().to_owned();
     let is_hash = reference.len() == 40 && reference.bytes().all(|b| b.is_ascii_hexdigit());
     if is_hash && !reference.eq_ignore_ascii_case(&commit) {
-        return Err(format!("the plugin's repository gave commit {commit} instead of {reference}"));
+        return Err(format!(
+            "the plugin's repository gave commit {commit} instead of {reference}"
+        ));
     }
     Ok(Plugin { folder, commit })
 }
@@ -66,11 +106,18 @@ impl Git<'_> {
             .kill_on_drop(true)
             .output()
             .await
-            .map_err(|e| format!("git can't be run: {e}; install it (Debian, Ubuntu: `apt-get install git`)"))?;
+            .map_err(|e| {
+                format!("git can't be run: {e}; install it (Debian, Ubuntu: `apt-get install git`)")
+            })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let message = String::from_utf8_lossy(&output.stderr).trim().replace(self.address, "the plugin's repository");
-        Err(format!("git {} failed: {message}", args.first().unwrap_or(&"")))
+        let message = String::from_utf8_lossy(&output.stderr)
+            .trim()
+            .replace(self.address, "the plugin's repository");
+        Err(format!(
+            "git {} failed: {message}",
+            args.first().unwrap_or(&"")
+        ))
     }
 }

@@ -35,14 +35,21 @@ impl StatsCredentials {
     pub fn create(out: &Path) -> io::Result<Self> {
         let mut random = [0; 2 * BYTES];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let credentials = Self { username: hex::encode(&random[..BYTES]), password: hex::encode(&random[BYTES..]) };
+        let credentials = Self {
+            username: hex::encode(&random[..BYTES]),
+            password: hex::encode(&random[BYTES..]),
+        };
         fs::create_dir_all(out)?;
         // Made anew, not truncated: the mode of a file that exists would stay what it is.
         match fs::remove_file(file(out)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file(out))?;
+        let mut new = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file(out))?;
         new.write_all(&serde_json::to_vec(&credentials).map_err(io::Error::other)?)?;
         Ok(credentials)
     }
@@ -52,7 +59,8 @@ impl StatsCredentials {
     /// # Errors
     /// Those of the file system; `InvalidData` for a damaged file.
     pub fn read(out: &Path) -> io::Result<Self> {
-        serde_json::from_slice(&fs::read(file(out))?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        serde_json::from_slice(&fs::read(file(out))?)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 }
 
@@ -71,7 +79,10 @@ mod tests {
         fs::write(file(out.path()), "old").unwrap();
         let one = StatsCredentials::create(out.path()).unwrap();
         assert_eq!((one.username.len(), one.password.len()), (32, 32)); // D-PACK-15
-        assert_eq!(fs::metadata(file(out.path())).unwrap().permissions().mode() & 0o777, 0o600); // D-PACK-16
+        assert_eq!(
+            fs::metadata(file(out.path())).unwrap().permissions().mode() & 0o777,
+            0o600
+        ); // D-PACK-16
         assert!(StatsCredentials::read(out.path()).unwrap() == one);
         assert!(StatsCredentials::create(out.path()).unwrap() != one);
     }

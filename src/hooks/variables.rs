@@ -100,14 +100,20 @@ pub fn of(
         }
         set("AWS_ENDPOINT_URL", region.endpoint.as_deref());
         set("AWS_CLOUDFORMATION_STACKID", region.stack.as_deref());
-        set("AWS_ELASTICLOADBALANCING_LOADBALANCER_DNS", region.provisioned_dns.as_deref());
+        set(
+            "AWS_ELASTICLOADBALANCING_LOADBALANCER_DNS",
+            region.provisioned_dns.as_deref(),
+        );
         set("PORTER_DESTINATION_DNS", region.destination_dns.as_deref());
     }
     if let (Moment::PreHotswap | Moment::PostHotswap, Some(swap)) = (moment, &context.swap) {
         set("PORTER_SWAP_ID", Some(&swap.id));
         set("PORTER_SWAP_PHASE", Some(moment.name()));
         set("PORTER_SWAP_OUTCOME", outcome.map(Outcome::name));
-        set("PORTER_OLD_PAYLOAD_DIGEST", swap.old_payload.as_ref().map(Digest::as_str));
+        set(
+            "PORTER_OLD_PAYLOAD_DIGEST",
+            swap.old_payload.as_ref().map(Digest::as_str),
+        );
         set("PORTER_NEW_PAYLOAD_DIGEST", Some(swap.new_payload.as_str()));
     }
     for (name, value) in &hook.environment {
@@ -126,7 +132,10 @@ mod tests {
         HookContext {
             service: Some("hello".into()),
             version: Some("abc1234".into()),
-            stats: Some(StatsCredentials { username: "user".into(), password: "word".into() }),
+            stats: Some(StatsCredentials {
+                username: "user".into(),
+                password: "word".into(),
+            }),
             region: Some(RegionVariables {
                 environment: "stage".into(),
                 region: "us-east-1".into(),
@@ -136,7 +145,11 @@ mod tests {
                 provisioned_dns: Some("provisioned".into()),
                 destination_dns: Some("destination".into()),
             }),
-            swap: Some(SwapVariables { id: "01J".into(), old_payload: Some(Digest::from_bytes(&[1; 32])), new_payload: Digest::from_bytes(&[2; 32]) }),
+            swap: Some(SwapVariables {
+                id: "01J".into(),
+                old_payload: Some(Digest::from_bytes(&[1; 32])),
+                new_payload: Digest::from_bytes(&[2; 32]),
+            }),
             ..HookContext::default()
         }
     }
@@ -147,7 +160,10 @@ mod tests {
             r#ref: None,
             dockerfile: None,
             executable: Some("x".into()),
-            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), v.map(str::to_owned))).collect(),
+            environment: environment
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.map(str::to_owned)))
+                .collect(),
             concurrent: false,
             run_condition: RunCondition::Pass,
             timeout: Duration::from_secs(1),
@@ -157,8 +173,16 @@ mod tests {
     #[test]
     fn d_hook_6_7_8_the_samples_list_every_variable_and_no_other() {
         for (moment, outcome, sample) in [
-            (Moment::PreHotswap, None, include_str!("../../hooks/pre_hotswap")),
-            (Moment::PostHotswap, Some(Outcome::Pass), include_str!("../../hooks/post_hotswap")),
+            (
+                Moment::PreHotswap,
+                None,
+                include_str!("../../hooks/pre_hotswap"),
+            ),
+            (
+                Moment::PostHotswap,
+                Some(Outcome::Pass),
+                include_str!("../../hooks/post_hotswap"),
+            ),
         ] {
             let given = of(&hook(&[]), moment, &full(), outcome, &|_| None);
             // D-HOOK-6, D-HOOK-7, D-HOOK-8
@@ -167,27 +191,61 @@ mod tests {
                 .skip_while(|line| !line.starts_with("# Variables of every hook"))
                 .filter_map(|line| line.strip_prefix("#   ")?.split_whitespace().next())
                 .collect();
-            assert_eq!(given.keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), listed, "{moment}");
-            assert_eq!(given.get("PORTER_SWAP_OUTCOME").map(String::as_str), outcome.map(Outcome::name));
+            assert_eq!(
+                given
+                    .keys()
+                    .map(String::as_str)
+                    .collect::<std::collections::BTreeSet<_>>(),
+                listed,
+                "{moment}"
+            );
+            assert_eq!(
+                given.get("PORTER_SWAP_OUTCOME").map(String::as_str),
+                outcome.map(Outcome::name)
+            );
             assert_eq!(given["PORTER_SWAP_PHASE"], moment.name());
         }
         let other = of(&hook(&[]), Moment::PreProvision, &full(), None, &|_| None);
-        assert!(!other.keys().any(|k| k.starts_with("PORTER_SWAP")), "{other:?}");
+        assert!(
+            !other.keys().any(|k| k.starts_with("PORTER_SWAP")),
+            "{other:?}"
+        );
     }
 
     #[test]
     fn d_cfg_90_91_own_variables_are_set_copied_or_left_out() {
-        let own = hook(&[("SET", Some("1")), ("EMPTY", Some("")), ("COPIED", None), ("UNSET", None), ("AWS_REGION", Some("mine"))]);
-        let caller = |name: &str| (name == "COPIED" || name == "SET").then(|| "the caller's".to_owned());
+        let own = hook(&[
+            ("SET", Some("1")),
+            ("EMPTY", Some("")),
+            ("COPIED", None),
+            ("UNSET", None),
+            ("AWS_REGION", Some("mine")),
+        ]);
+        let caller =
+            |name: &str| (name == "COPIED" || name == "SET").then(|| "the caller's".to_owned());
         let given = of(&own, Moment::PrePack, &full(), None, &caller);
         // D-CFG-90, D-CFG-91
-        assert_eq!((&given["SET"][..], &given["EMPTY"][..], &given["COPIED"][..], &given["AWS_REGION"][..]), ("1", "", "the caller's", "mine"));
+        assert_eq!(
+            (
+                &given["SET"][..],
+                &given["EMPTY"][..],
+                &given["COPIED"][..],
+                &given["AWS_REGION"][..]
+            ),
+            ("1", "", "the caller's", "mine")
+        );
         assert!(!given.contains_key("UNSET"));
     }
 
     #[test]
     fn nothing_unknown_is_given_as_an_empty_text() {
-        let bare = of(&hook(&[]), Moment::PrePack, &HookContext::default(), None, &|_| None);
+        let bare = of(
+            &hook(&[]),
+            Moment::PrePack,
+            &HookContext::default(),
+            None,
+            &|_| None,
+        );
         assert_eq!(bare.keys().collect::<Vec<_>>(), ["DOCKER_ENV_FILE"]);
     }
 

@@ -64,7 +64,12 @@ fn tail(lines: &[String]) -> String {
 ///
 /// # Errors
 /// [`BuildError`]. Dropping the future ends the build: the engine notices that its client has gone.
-pub async fn image(docker: &Docker, build: &Build, context: Context, output: &(dyn Fn(&str) + Sync)) -> Result<String, BuildError> {
+pub async fn image(
+    docker: &Docker,
+    build: &Build,
+    context: Context,
+    output: &(dyn Fn(&str) + Sync),
+) -> Result<String, BuildError> {
     let options = BuildImageOptions {
         dockerfile: build.dockerfile.clone(),
         t: build.tag.clone(),
@@ -113,8 +118,12 @@ pub async fn image(docker: &Docker, build: &Build, context: Context, output: &(d
     match (failure, id) {
         (None, Some(id)) => Ok(id),
         (failure, _) => {
-            let message = failure.unwrap_or_else(|| "the engine ended the build without an image".into());
-            Err(BuildError::Failed { message, lines: lines.into() })
+            let message =
+                failure.unwrap_or_else(|| "the engine ended the build without an image".into());
+            Err(BuildError::Failed {
+                message,
+                lines: lines.into(),
+            })
         }
     }
 }

@@ -21,7 +21,9 @@ use tokio::{
 pub type Body = http_body_util::Either<
     http_body_util::Full<Bytes>,
     http_body_util::StreamBody<
-        std::pin::Pin<Box<dyn futures::Stream<Item = Result<hyper::body::Frame<Bytes>, io::Error>> + Send>>,
+        std::pin::Pin<
+            Box<dyn futures::Stream<Item = Result<hyper::body::Frame<Bytes>, io::Error>> + Send>,
+        >,
     >,
 >;
 
@@ -62,8 +64,13 @@ fn stream(write: impl FnOnce(BufWriter<Chunks>) -> io::Result<()> + Send + 'stat
         }
         result
     });
-    let chunks = futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-    Context { body: body_try_stream(chunks), reader }
+    let chunks = futures::stream::unfold(receiver, |mut receiver| async move {
+        Some((receiver.recv().await?, receiver))
+    });
+    Context {
+        body: body_try_stream(chunks),
+        reader,
+    }
 }
 
 struct Chunks(Sender<io::Result<Bytes>>);
@@ -72,7 +79,10 @@ impl Write for Chunks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))) {
             Ok(()) => Ok(bytes.len()),
-            Err(_) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the build ended before it had read its context")),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the build ended before it had read its context",
+            )),
         }
     }
 
@@ -87,7 +97,11 @@ fn write_tar(root: &Path, dockerfile: &Path, out: impl Write) -> io::Result<()> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ignored::default(),
         Err(error) => return Err(at(&root.join(".dockerignore"), &error)),
     };
-    let walk = Walk { root, dockerfile: name_of(dockerfile), ignored };
+    let walk = Walk {
+        root,
+        dockerfile: name_of(dockerfile),
+        ignored,
+    };
     let mut tar = tar::Builder::new(out);
     walk.folder(&mut tar, "")?;
     tar.into_inner()?.flush()
@@ -103,14 +117,25 @@ impl Walk<'_> {
     fn folder<W: Write>(&self, tar: &mut tar::Builder<W>, folder: &str) -> io::Result<()> {
         let path = self.root.join(folder);
         let mut names: Vec<_> = fs::read_dir(&path)
-            .and_then(|entries| entries.map(|e| Ok(e?.file_name())).collect::<io::Result<_>>())
+            .and_then(|entries| {
+                entries
+                    .map(|e| Ok(e?.file_name()))
+                    .collect::<io::Result<_>>()
+            })
             .map_err(|e| at(&path, &e))?;
         names.sort_unstable();
         for name in names {
             let Some(name) = name.to_str() else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: the name is not UTF-8", path.join(&name).display())));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{}: the name is not UTF-8", path.join(&name).display()),
+                ));
             };
-            let entry = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            let entry = if folder.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{folder}/{name}")
+            };
             if entry != super::OUT {
                 self.entry(tar, &entry)?;
             }
@@ -121,7 +146,10 @@ impl Walk<'_> {
     fn entry<W: Write>(&self, tar: &mut tar::Builder<W>, entry: &str) -> io::Result<()> {
         let path = self.root.join(entry);
         let meta = path.symlink_metadata().map_err(|e| at(&path, &e))?;
-        let leads_to_dockerfile = self.dockerfile.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let leads_to_dockerfile = self
+            .dockerfile
+            .strip_prefix(entry)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let covered = self.ignored.covers(entry) && !leads_to_dockerfile;
         if meta.is_dir() {
             if !covered {
@@ -134,7 +162,8 @@ impl Walk<'_> {
             let target = fs::read_link(&path).map_err(|e| at(&path, &e))?;
             let mut header = header(&meta);
             header.set_size(0);
-            tar.append_link(&mut header, entry, target).map_err(|e| at(&path, &e))?;
+            tar.append_link(&mut header, entry, target)
+                .map_err(|e| at(&path, &e))?;
         } else if !covered && meta.is_file() {
             let file = File::open(&path).map_err(|e| at(&path, &e))?;
             append(tar, &meta, entry, file).map_err(|e| at(&path, &e))?;
@@ -144,14 +173,30 @@ impl Walk<'_> {
     }
 }
 
-fn append<W: Write>(tar: &mut tar::Builder<W>, meta: &fs::Metadata, entry: &str, content: impl Read) -> io::Result<()> {
+fn append<W: Write>(
+    tar: &mut tar::Builder<W>,
+    meta: &fs::Metadata,
+    entry: &str,
+    content: impl Read,
+) -> io::Result<()> {
     let mut header = header(meta);
     let size = if meta.is_dir() { 0 } else { meta.len() };
     header.set_size(size);
-    let mut counted = Counted { inner: content.take(size), read: 0 };
-    let name = if meta.is_dir() { format!("{entry}/") } else { entry.to_owned() };
+    let mut counted = Counted {
+        inner: content.take(size),
+        read: 0,
+    };
+    let name = if meta.is_dir() {
+        format!("{entry}/")
+    } else {
+        entry.to_owned()
+    };
     tar.append_data(&mut header, name, &mut counted)?;
-    if counted.read == size { Ok(()) } else { Err(io::Error::other("it became shorter while it was read")) }
+    if counted.read == size {
+        Ok(())
+    } else {
+        Err(io::Error::other("it became shorter while it was read"))
+    }
 }
 
 struct Counted<R> {
@@ -183,7 +228,10 @@ fn header(meta: &fs::Metadata) -> tar::Header {
 
 /// `./a//b` → `a/b`: how entries are named.
 fn name_of(path: &Path) -> String {
-    let clean: PathBuf = path.components().filter(|c| !matches!(c, std::path::Component::CurDir)).collect();
+    let clean: PathBuf = path
+        .components()
+        .filter(|c| !matches!(c, std::path::Component::CurDir))
+        .collect();
     clean.to_string_lossy().into_owned()
 }
 
@@ -199,31 +247,59 @@ mod tests {
         let mut out = Vec::new();
         write_tar(root, Path::new(dockerfile), &mut out).unwrap();
         let mut archive = tar::Archive::new(&out[..]);
-        let names = archive.entries().unwrap().map(|e| String::from_utf8(e.unwrap().path_bytes().into_owned()).unwrap());
+        let names = archive
+            .entries()
+            .unwrap()
+            .map(|e| String::from_utf8(e.unwrap().path_bytes().into_owned()).unwrap());
         names.collect()
     }
 
     #[test]
     fn d_pack_7_the_context_is_sorted_without_ignored_files_and_always_has_the_dockerfile() {
         let root = tempfile::tempdir().unwrap();
-        for file in ["b/x", "b/deep/y", "a", "docker/Dockerfile", "docker/other", ".porter-tmp/payload/huge", "target/debug/z"] {
+        for file in [
+            "b/x",
+            "b/deep/y",
+            "a",
+            "docker/Dockerfile",
+            "docker/other",
+            ".porter-tmp/payload/huge",
+            "target/debug/z",
+        ] {
             let path = root.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file).unwrap();
         }
         std::os::unix::fs::symlink("a", root.path().join("link")).unwrap();
-        fs::write(root.path().join(".dockerignore"), "target\ndocker\nb\n!b/deep\n").unwrap();
+        fs::write(
+            root.path().join(".dockerignore"),
+            "target\ndocker\nb\n!b/deep\n",
+        )
+        .unwrap();
         // D-PACK-7
         assert_eq!(
             names(root.path(), "./docker/Dockerfile"),
-            [".dockerignore", "a", "b/deep/", "b/deep/y", "docker/", "docker/Dockerfile", "link"]
+            [
+                ".dockerignore",
+                "a",
+                "b/deep/",
+                "b/deep/y",
+                "docker/",
+                "docker/Dockerfile",
+                "link"
+            ]
         );
     }
 
     #[test]
     fn an_unreadable_file_is_named() {
         let root = tempfile::tempdir().unwrap();
-        let error = write_tar(&root.path().join("absent"), Path::new("Dockerfile"), io::sink()).unwrap_err();
+        let error = write_tar(
+            &root.path().join("absent"),
+            Path::new("Dockerfile"),
+            io::sink(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("absent"), "{error}");
     }
 }

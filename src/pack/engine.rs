@@ -69,7 +69,9 @@ pub async fn exit_status(docker: &Docker, container: &str) -> Result<i64, bollar
         // The client library makes an error of every status but 0.
         Some(Err(Error::DockerContainerWaitError { code, .. })) => Ok(code),
         Some(Err(error)) => Err(error),
-        None => Err(Error::IOError { err: std::io::ErrorKind::UnexpectedEof.into() }),
+        None => Err(Error::IOError {
+            err: std::io::ErrorKind::UnexpectedEof.into(),
+        }),
     }
 }
 
@@ -93,8 +95,14 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_engine_one_error_says_what_to_install_and_what_to_start() {
-        let error = connect_to(Some("unix:///nonexistent/docker.sock".into())).await.unwrap_err().to_string();
-        assert!(error.starts_with("no Docker Engine answers at unix:///nonexistent/docker.sock: "), "{error}");
+        let error = connect_to(Some("unix:///nonexistent/docker.sock".into()))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("no Docker Engine answers at unix:///nonexistent/docker.sock: "),
+            "{error}"
+        );
         for part in ["apt-get install docker.io", "systemctl start docker"] {
             assert!(error.contains(part), "{error}");
         }

@@ -35,7 +35,12 @@ pub fn wanted(config: &mut Config) -> Vec<Wanted> {
         let platform = platform(&region.instance_type);
         for container in &mut region.containers {
             let same = |w: &&mut Wanted| {
-                (&w.name, &w.dockerfile, &w.dockerfile_build) == (&container.run.name, &container.dockerfile, &container.dockerfile_build)
+                (&w.name, &w.dockerfile, &w.dockerfile_build)
+                    == (
+                        &container.run.name,
+                        &container.dockerfile,
+                        &container.dockerfile_build,
+                    )
                     && w.platform == platform
             };
             if let Some(known) = all.iter_mut().find(same) {
@@ -46,7 +51,11 @@ pub fn wanted(config: &mut Config) -> Vec<Wanted> {
             let name = container.run.name.clone();
             let number = all.iter().filter(|w| w.name == name).count() + 1;
             // A hyphen is not allowed in names (D-CFG-67), so the numbered keys can't meet another container's.
-            let key = if number == 1 { name.clone() } else { format!("{name}-{number}") };
+            let key = if number == 1 {
+                name.clone()
+            } else {
+                format!("{name}-{number}")
+            };
             container.run.image.clone_from(&key);
             all.push(Wanted {
                 key,
@@ -65,7 +74,9 @@ pub fn wanted(config: &mut Config) -> Vec<Wanted> {
 /// `m7gd.large`; the first one was called `a1`.
 pub fn platform(instance_type: &str) -> &'static str {
     let family = instance_type.split('.').next().unwrap_or_default();
-    let attributes = family.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_start_matches(|c: char| c.is_ascii_digit());
+    let attributes = family
+        .trim_start_matches(|c: char| !c.is_ascii_digit())
+        .trim_start_matches(|c: char| c.is_ascii_digit());
     let is_arm = family == "a1" || (!family.contains('-') && attributes.contains('g'));
     if is_arm { "linux/arm64" } else { "linux/amd64" }
 }
@@ -80,29 +91,59 @@ pub fn reference(version: &str, committed: i64, key: &str) -> String {
 ///
 /// # Errors
 /// A sentence for each container whose port is not certain.
-pub fn find_ports(config: &mut Config, exposed: &BTreeMap<String, Vec<String>>) -> Result<(), Vec<String>> {
+pub fn find_ports(
+    config: &mut Config,
+    exposed: &BTreeMap<String, Vec<String>>,
+) -> Result<(), Vec<String>> {
     let mut problems = BTreeSet::new();
-    let containers = config.environments.iter_mut().flat_map(|e| &mut e.regions).flat_map(|r| &mut r.containers);
-    for run in containers.map(|c| &mut c.run).filter(|run| run.topology == Topology::Inet) {
-        let ports = exposed.get(&run.image).map(Vec::as_slice).unwrap_or_default();
+    let containers = config
+        .environments
+        .iter_mut()
+        .flat_map(|e| &mut e.regions)
+        .flat_map(|r| &mut r.containers);
+    for run in containers
+        .map(|c| &mut c.run)
+        .filter(|run| run.topology == Topology::Inet)
+    {
+        let ports = exposed
+            .get(&run.image)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         match port(run.inet_port, ports) {
             Ok(port) => run.inet_port = Some(port),
             Err(problem) => drop(problems.insert(format!("container `{}`: {problem}", run.name))),
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(problems.into_iter().collect()) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.into_iter().collect())
+    }
 }
 
 fn port(configured: Option<u16>, exposed: &[String]) -> Result<u16, String> {
-    let tcp: Vec<u16> = exposed.iter().filter_map(|p| p.strip_suffix("/tcp").or((!p.contains('/')).then_some(p))?.parse().ok()).collect();
+    let tcp: Vec<u16> = exposed
+        .iter()
+        .filter_map(|p| {
+            p.strip_suffix("/tcp")
+                .or((!p.contains('/')).then_some(p))?
+                .parse()
+                .ok()
+        })
+        .collect();
     match (configured, tcp.as_slice()) {
-        (Some(port), _) if exposed.contains(&format!("{port}/udp")) && !tcp.contains(&port) => {
-            Err(format!("`inet_port: {port}` is exposed for UDP; it must be a TCP port"))
-        }
+        (Some(port), _) if exposed.contains(&format!("{port}/udp")) && !tcp.contains(&port) => Err(
+            format!("`inet_port: {port}` is exposed for UDP; it must be a TCP port"),
+        ),
         (Some(port), _) => Ok(port),
         (None, [port]) => Ok(*port),
-        (None, []) => Err("the image exposes no TCP port; add `EXPOSE` to its Dockerfile or set `inet_port`".into()),
-        (None, several) => Err(format!("the image exposes several ports ({several:?}); set `inet_port`")),
+        (None, []) => Err(
+            "the image exposes no TCP port; add `EXPOSE` to its Dockerfile or set `inet_port`"
+                .into(),
+        ),
+        (None, several) => Err(format!(
+            "the image exposes several ports ({several:?}); set `inet_port`"
+        )),
     }
 }
 
@@ -117,7 +158,14 @@ pub fn hosts(config: &Config) -> BTreeMap<String, BTreeMap<String, HostSpec>> {
         };
         let regions = environment.regions.iter().map(|region| {
             let containers = region.containers.iter().map(|c| c.run.clone()).collect();
-            (region.name.clone(), HostSpec { containers, proxy: region.haproxy.clone(), swap: swap.clone() })
+            (
+                region.name.clone(),
+                HostSpec {
+                    containers,
+                    proxy: region.haproxy.clone(),
+                    swap: swap.clone(),
+                },
+            )
         });
         (environment.name.clone(), regions.collect())
     });
@@ -145,9 +193,17 @@ pub struct Summary {
 
 /// Compares with the payload that was packed before.
 pub fn summary(manifest: &Manifest, previous: Option<&Manifest>) -> Vec<Summary> {
-    let before: BTreeSet<_> = previous.iter().flat_map(|m| m.blobs()).map(|b| &b.digest).collect();
+    let before: BTreeSet<_> = previous
+        .iter()
+        .flat_map(|m| m.blobs())
+        .map(|b| &b.digest)
+        .collect();
     let of = |(key, image): (&String, &Image)| {
-        let new: Vec<_> = image.layers.iter().filter(|l| !before.contains(&l.blob.digest)).collect();
+        let new: Vec<_> = image
+            .layers
+            .iter()
+            .filter(|l| !before.contains(&l.blob.digest))
+            .collect();
         Summary {
             image: key.clone(),
             reference: image.reference.clone(),
@@ -167,10 +223,29 @@ mod tests {
 
     #[test]
     fn d_pack_20_the_platform_follows_the_instance_type() {
-        for arm in ["t4g.micro", "m7gd.large", "c7gn.xlarge", "im4gn.large", "is4gen.medium", "x2gd.large", "g5g.xlarge", "a1.large", "r8g.metal-24xl"] {
+        for arm in [
+            "t4g.micro",
+            "m7gd.large",
+            "c7gn.xlarge",
+            "im4gn.large",
+            "is4gen.medium",
+            "x2gd.large",
+            "g5g.xlarge",
+            "a1.large",
+            "r8g.metal-24xl",
+        ] {
             assert_eq!(platform(arm), "linux/arm64", "{arm}"); // D-PACK-20
         }
-        for x86 in ["t3.small", "g5.xlarge", "m5zn.large", "c6i.large", "u-6tb1.metal", "p4d.24xlarge", "g4dn.xlarge", "inf2.xlarge"] {
+        for x86 in [
+            "t3.small",
+            "g5.xlarge",
+            "m5zn.large",
+            "c6i.large",
+            "u-6tb1.metal",
+            "p4d.24xlarge",
+            "g4dn.xlarge",
+            "inf2.xlarge",
+        ] {
             assert_eq!(platform(x86), "linux/amd64", "{x86}");
         }
     }
@@ -181,10 +256,25 @@ mod tests {
         // D-CFG-70
         assert_eq!(port(None, &exposed(&["8080/tcp"])), Ok(8080));
         assert_eq!(port(None, &exposed(&["8080/tcp", "53/udp"])), Ok(8080));
-        assert_eq!(port(Some(9000), &exposed(&["8080/tcp", "9000/tcp"])), Ok(9000));
+        assert_eq!(
+            port(Some(9000), &exposed(&["8080/tcp", "9000/tcp"])),
+            Ok(9000)
+        );
         assert_eq!(port(Some(9000), &[]), Ok(9000));
-        assert!(port(None, &exposed(&["8080/tcp", "9000/tcp"])).unwrap_err().contains("[8080, 9000]"));
-        assert!(port(None, &exposed(&["53/udp"])).unwrap_err().contains("exposes no TCP port"));
-        assert!(port(Some(53), &exposed(&["53/udp"])).unwrap_err().contains("must be a TCP port"));
+        assert!(
+            port(None, &exposed(&["8080/tcp", "9000/tcp"]))
+                .unwrap_err()
+                .contains("[8080, 9000]")
+        );
+        assert!(
+            port(None, &exposed(&["53/udp"]))
+                .unwrap_err()
+                .contains("exposes no TCP port")
+        );
+        assert!(
+            port(Some(53), &exposed(&["53/udp"]))
+                .unwrap_err()
+                .contains("must be a TCP port")
+        );
     }
 }

@@ -114,30 +114,63 @@ impl Packed {
     pub fn open(out: &Path) -> Result<Self, NotPacked> {
         let path = out.join("payload.json");
         let bytes = read(&path)?;
-        let damaged = |path: &Path, problem: String| NotPacked::Damaged { path: path.to_owned(), problem };
+        let damaged = |path: &Path, problem: String| NotPacked::Damaged {
+            path: path.to_owned(),
+            problem,
+        };
         // Only the schema number has its place in every version.
-        let raw: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e.to_string()))?;
-        let found = raw["schema"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let raw: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e.to_string()))?;
+        let found = raw["schema"]
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0);
         if found != SCHEMA {
             let by = raw["porter"].as_str().unwrap_or("?").to_owned();
-            return Err(NotPacked::Schema { out: out.to_owned(), by, found });
+            return Err(NotPacked::Schema {
+                out: out.to_owned(),
+                by,
+                found,
+            });
         }
-        let record: Record = serde_json::from_value(raw).map_err(|e| damaged(&path, e.to_string()))?;
+        let record: Record =
+            serde_json::from_value(raw).map_err(|e| damaged(&path, e.to_string()))?;
         expect(&out.join("config.yaml"), &record.config)?;
         let path = manifest_path(out);
         let bytes = expect(&path, &record.payload)?;
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e.to_string()))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e.to_string()))?;
         if manifest.v != manifest::FORMAT {
-            return Err(damaged(&path, format!("it has format {}, this porter reads {}", manifest.v, manifest::FORMAT)));
+            return Err(damaged(
+                &path,
+                format!(
+                    "it has format {}, this porter reads {}",
+                    manifest.v,
+                    manifest::FORMAT
+                ),
+            ));
         }
-        let packed =
-            Self { out: out.to_owned(), manifest, payload: record.payload, manifest_size: bytes.len() as u64, summary: record.summary };
+        let packed = Self {
+            out: out.to_owned(),
+            manifest,
+            payload: record.payload,
+            manifest_size: bytes.len() as u64,
+            summary: record.summary,
+        };
         let store = packed.blobs();
         for blob in packed.manifest.blobs() {
             let path = store.path(&blob.digest);
-            let found = fs::metadata(&path).map_err(|error| NotPacked::Missing { path: path.clone(), error })?.len();
+            let found = fs::metadata(&path)
+                .map_err(|error| NotPacked::Missing {
+                    path: path.clone(),
+                    error,
+                })?
+                .len();
             if found != blob.size {
-                return Err(damaged(&path, format!("it has {found} bytes instead of {}", blob.size)));
+                return Err(damaged(
+                    &path,
+                    format!("it has {found} bytes instead of {}", blob.size),
+                ));
             }
         }
         Ok(packed)
@@ -150,7 +183,10 @@ impl Packed {
     pub fn config(&self) -> Result<Config, NotPacked> {
         let path = self.out.join("config.yaml");
         let bytes = expect(&path, &self.manifest.config.digest)?;
-        serde_yaml::from_slice(&bytes).map_err(|e| NotPacked::Damaged { path, problem: e.to_string() })
+        serde_yaml::from_slice(&bytes).map_err(|e| NotPacked::Damaged {
+            path,
+            problem: e.to_string(),
+        })
     }
 
     /// Its blobs.
@@ -169,13 +205,24 @@ fn manifest_path(out: &Path) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NotPacked> {
-    fs::read(path).map_err(|error| NotPacked::Missing { path: path.to_owned(), error })
+    fs::read(path).map_err(|error| NotPacked::Missing {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 fn expect(path: &Path, expected: &Digest) -> Result<Vec<u8>, NotPacked> {
     let bytes = read(path)?;
     let found = blobs::digest(&bytes);
-    if found == *expected { Ok(bytes) } else { Err(NotPacked::Changed { path: path.to_owned(), found, expected: expected.clone() }) }
+    if found == *expected {
+        Ok(bytes)
+    } else {
+        Err(NotPacked::Changed {
+            path: path.to_owned(),
+            found,
+            expected: expected.clone(),
+        })
+    }
 }
 
 /// Makes the last payload unusable before a new one is begun, and returns its manifest for comparison.
@@ -184,7 +231,9 @@ pub(super) fn forget(out: &Path) -> io::Result<Option<Manifest>> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    Ok(fs::read(manifest_path(out)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(fs::read(manifest_path(out))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Writes manifest and record, the record last.
@@ -201,6 +250,15 @@ pub(super) fn save(out: &Path, manifest: Manifest, summary: Vec<Summary>) -> io:
         config: manifest.config.digest.clone(),
         summary: summary.clone(),
     };
-    files::write_atomically(&out.join("payload.json"), &serde_json::to_vec_pretty(&record).map_err(io::Error::other)?)?;
-    Ok(Packed { out: out.to_owned(), manifest, payload, manifest_size: bytes.len() as u64, summary })
+    files::write_atomically(
+        &out.join("payload.json"),
+        &serde_json::to_vec_pretty(&record).map_err(io::Error::other)?,
+    )?;
+    Ok(Packed {
+        out: out.to_owned(),
+        manifest,
+        payload,
+        manifest_size: bytes.len() as u64,
+        summary,
+    })
 }

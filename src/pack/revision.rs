@@ -21,7 +21,9 @@ pub enum NoRevision {
     #[error("git can't be run: {0}; install it (Debian, Ubuntu: `apt-get install git`)")]
     NoGit(std::io::Error),
     /// git refused.
-    #[error("the service version is the commit that is packed, but git says of {folder}: {message}")]
+    #[error(
+        "the service version is the commit that is packed, but git says of {folder}: {message}"
+    )]
     Git {
         /// The repository root.
         folder: String,
@@ -38,10 +40,28 @@ pub async fn read(root: &Path) -> Result<Revision, NoRevision> {
     let hash = git(root, &["rev-parse", "--short=7", "HEAD"]).await?;
     let committed = git(root, &["show", "--no-patch", "--format=%ct", "HEAD"]).await?;
     // What porter writes itself is no change of the service.
-    let status = git(root, &["status", "--porcelain", "--untracked-files=normal", "--", ".", ":(exclude).porter-tmp"]).await?;
-    let changes: Vec<String> = status.lines().map(|l| l.get(3..).unwrap_or(l).to_owned()).collect();
+    let status = git(
+        root,
+        &[
+            "status",
+            "--porcelain",
+            "--untracked-files=normal",
+            "--",
+            ".",
+            ":(exclude).porter-tmp",
+        ],
+    )
+    .await?;
+    let changes: Vec<String> = status
+        .lines()
+        .map(|l| l.get(3..).unwrap_or(l).to_owned())
+        .collect();
     let suffix = if changes.is_empty() { "" } else { "-dirty" };
-    Ok(Revision { version: format!("{}{suffix}", hash.trim()), committed: committed.trim().parse().unwrap_or(0), changes })
+    Ok(Revision {
+        version: format!("{}{suffix}", hash.trim()),
+        committed: committed.trim().parse().unwrap_or(0),
+        changes,
+    })
 }
 
 async fn git(root: &Path, args: &[&str]) -> Result<String, NoRevision> {
@@ -58,6 +78,11 @@ async fn git(root: &Path, args: &[&str]) -> Result<String, NoRevision> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Err(NoRevision::Git { folder: root.display().to_string(), message })
+    let message = String::from_utf8_lossy(&output.stderr)
+        .trim()
+        .replace('\n', "; ");
+    Err(NoRevision::Git {
+        folder: root.display().to_string(),
+        message,
+    })
 }

@@ -27,7 +27,9 @@ pub enum BadBlob {
         error: io::Error,
     },
     /// Its content is not what its name says.
-    #[error("{path} was changed or cut short: it has {found} ({found_size} bytes), its name promises {expected} ({expected_size} bytes)")]
+    #[error(
+        "{path} was changed or cut short: it has {found} ({found_size} bytes), its name promises {expected} ({expected_size} bytes)"
+    )]
     Changed {
         /// The file.
         path: PathBuf,
@@ -51,7 +53,9 @@ pub struct BlobStore {
 impl BlobStore {
     /// The store below a payload folder; nothing is created before the first blob is written.
     pub fn below(payload_folder: &Path) -> Self {
-        Self { folder: payload_folder.join("blobs/sha256") }
+        Self {
+            folder: payload_folder.join("blobs/sha256"),
+        }
     }
 
     /// Where a blob lies, or would.
@@ -65,8 +69,15 @@ impl BlobStore {
     /// Those of the file system.
     pub fn writer(&self) -> io::Result<BlobWriter> {
         fs::create_dir_all(&self.folder)?;
-        let file = tempfile::Builder::new().prefix("unfinished-").tempfile_in(&self.folder)?;
-        Ok(BlobWriter { folder: self.folder.clone(), file: BufWriter::with_capacity(CHUNK, file), hash: Sha256::new(), size: 0 })
+        let file = tempfile::Builder::new()
+            .prefix("unfinished-")
+            .tempfile_in(&self.folder)?;
+        Ok(BlobWriter {
+            folder: self.folder.clone(),
+            file: BufWriter::with_capacity(CHUNK, file),
+            hash: Sha256::new(),
+            size: 0,
+        })
     }
 
     /// Stores a small blob.
@@ -101,7 +112,13 @@ impl BlobStore {
             Ok(())
         } else {
             let (expected, expected_size) = (blob.digest.clone(), blob.size);
-            Err(BadBlob::Changed { path, found, found_size, expected, expected_size })
+            Err(BadBlob::Changed {
+                path,
+                found,
+                found_size,
+                expected,
+                expected_size,
+            })
         }
     }
 
@@ -157,8 +174,14 @@ impl BlobWriter {
     /// # Errors
     /// Those of the file system.
     pub fn finish(self) -> io::Result<Blob> {
-        let blob = Blob { digest: Digest::from_bytes(&self.hash.finalize().into()), size: self.size };
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let blob = Blob {
+            digest: Digest::from_bytes(&self.hash.finalize().into()),
+            size: self.size,
+        };
+        let file = self
+            .file
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
         file.persist(self.folder.join(blob.digest.hex()))?;
         Ok(blob)
     }
@@ -190,10 +213,16 @@ mod tests {
         for bad in [&b"the c0ntent"[..], b"the cont", b""] {
             fs::write(store.path(&blob.digest), bad).unwrap();
             let error = store.verify(&blob).unwrap_err().to_string(); // D-PAY-8
-            assert!(error.contains(blob.digest.as_str()) && error.contains("changed or cut short"), "{error}");
+            assert!(
+                error.contains(blob.digest.as_str()) && error.contains("changed or cut short"),
+                "{error}"
+            );
         }
         fs::remove_file(store.path(&blob.digest)).unwrap();
-        assert!(matches!(store.verify(&blob), Err(BadBlob::Unreadable { .. })));
+        assert!(matches!(
+            store.verify(&blob),
+            Err(BadBlob::Unreadable { .. })
+        ));
     }
 
     #[test]
@@ -206,7 +235,10 @@ mod tests {
         writer.write_all(b"half").unwrap();
         drop(writer);
         store.retain(std::slice::from_ref(&kept.digest)).unwrap();
-        let left: Vec<_> = fs::read_dir(&store.folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(&store.folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(left, [kept.digest.hex()]);
     }
 }

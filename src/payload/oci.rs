@@ -16,7 +16,10 @@ pub fn write(folder: &Path, store: &BlobStore, manifest: &Manifest) -> io::Resul
     let mut index = Vec::new();
     for (name, image) in &manifest.images {
         let blob = store.add(image_manifest(image).to_string().as_bytes())?;
-        let (os, architecture) = image.platform.split_once('/').unwrap_or((&image.platform, ""));
+        let (os, architecture) = image
+            .platform
+            .split_once('/')
+            .unwrap_or((&image.platform, ""));
         let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &blob);
         entry["platform"] = json!({"architecture": architecture, "os": os});
         entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
@@ -25,13 +28,19 @@ pub fn write(folder: &Path, store: &BlobStore, manifest: &Manifest) -> io::Resul
     }
     let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": index});
     files::write_atomically(&folder.join("index.json"), index.to_string().as_bytes())?;
-    files::write_atomically(&folder.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    files::write_atomically(
+        &folder.join("oci-layout"),
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
     Ok(written)
 }
 
 fn image_manifest(image: &Image) -> Value {
-    let layers: Vec<Value> =
-        image.layers.iter().map(|l| descriptor("application/vnd.oci.image.layer.v1.tar+zstd", &l.blob)).collect();
+    let layers: Vec<Value> = image
+        .layers
+        .iter()
+        .map(|l| descriptor("application/vnd.oci.image.layer.v1.tar+zstd", &l.blob))
+        .collect();
     json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",

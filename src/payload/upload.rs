@@ -4,11 +4,7 @@
 use super::blobs::{self, BadBlob, BlobStore};
 use crate::pack::Packed;
 use contract::{digest::Digest, manifest::Blob, names};
-use futures::{
-    StreamExt, TryStreamExt,
-    future::BoxFuture,
-    stream,
-};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -40,10 +36,13 @@ impl Object {
     }
 }
 
+/// The size of an object, once the bucket has answered.
+pub type SizeOf = BoxFuture<'static, anyhow::Result<Option<u64>>>;
+
 /// The two things that an upload asks of a bucket. The one place where the payload meets the SDK.
 pub struct Bucket {
     /// Size of the object with that key, `None` for a 404, an error for anything else (D-PAY-3).
-    pub size: Box<dyn Fn(&str) -> BoxFuture<'static, anyhow::Result<Option<u64>>> + Send + Sync>,
+    pub size: Box<dyn Fn(&str) -> SizeOf + Send + Sync>,
     /// Streams the file to the key.
     pub put: Box<dyn Fn(Object) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>,
 }
@@ -97,7 +96,10 @@ pub enum UploadError {
 ///
 /// # Errors
 /// A look-up that did not answer.
-pub async fn plan(packed: &Packed, bucket: &Bucket) -> Result<(Vec<Object>, Uploaded), UploadError> {
+pub async fn plan(
+    packed: &Packed,
+    bucket: &Bucket,
+) -> Result<(Vec<Object>, Uploaded), UploadError> {
     let looked_up: Vec<(Object, bool)> = stream::iter(objects(packed))
         .map(|object| async move {
             let there = is_there(&object, bucket).await?;
@@ -123,11 +125,19 @@ pub async fn plan(packed: &Packed, bucket: &Bucket) -> Result<(Vec<Object>, Uplo
 ///
 /// # Errors
 /// The first that occurred; uploads that had begun are dropped. Repeating continues where this ended.
-pub async fn upload(packed: &Packed, bucket: &Bucket, progress: &(dyn Fn(u64) + Sync)) -> Result<Uploaded, UploadError> {
+pub async fn upload(
+    packed: &Packed,
+    bucket: &Bucket,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Uploaded, UploadError> {
     let (mut missing, mut done) = plan(packed, bucket).await?;
     let manifest_key = names::manifest_key(&packed.manifest.service, &packed.payload);
     let manifest = missing.pop_if(|last| last.key == manifest_key);
-    stream::iter(missing.iter()).map(|o| put(o, bucket, progress)).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    stream::iter(missing.iter())
+        .map(|o| put(o, bucket, progress))
+        .buffer_unordered(CONCURRENCY)
+        .try_collect::<()>()
+        .await?;
     if let Some(manifest) = &manifest {
         put(manifest, bucket, progress).await?;
     }
@@ -143,23 +153,52 @@ pub async fn upload(packed: &Packed, bucket: &Bucket, progress: &(dyn Fn(u64) + 
 ///
 /// # Errors
 /// [`UploadError`].
-pub async fn upload_agent(service: &str, agent: &Path, bucket: &Bucket) -> Result<(Digest, Uploaded), UploadError> {
+pub async fn upload_agent(
+    service: &str,
+    agent: &Path,
+    bucket: &Bucket,
+) -> Result<(Digest, Uploaded), UploadError> {
     let path = agent.to_owned();
     let (digest, size) = off_the_runtime(move || File::open(&path).and_then(blobs::hash))
         .await
-        .map_err(|error| UploadError::NoAgent { path: agent.to_owned(), error })?;
+        .map_err(|error| UploadError::NoAgent {
+            path: agent.to_owned(),
+            error,
+        })?;
     let object = Object {
         key: names::agent_key(service, &digest),
         path: agent.to_owned(),
-        blob: Blob { digest: digest.clone(), size },
+        blob: Blob {
+            digest: digest.clone(),
+            size,
+        },
         content_type: "application/octet-stream",
     };
     if is_there(&object, bucket).await? {
-        return Ok((digest, Uploaded { skipped_bytes: size, skipped_objects: 1, ..Uploaded::default() }));
+        return Ok((
+            digest,
+            Uploaded {
+                skipped_bytes: size,
+                skipped_objects: 1,
+                ..Uploaded::default()
+            },
+        ));
     }
     // A binary that is replaced between the two readings is refused by every host: its bytes are pinned by digest.
-    (bucket.put)(object.clone()).await.map_err(|error| UploadError::Put { key: object.key, error })?;
-    Ok((digest, Uploaded { bytes: size, objects: 1, ..Uploaded::default() }))
+    (bucket.put)(object.clone())
+        .await
+        .map_err(|error| UploadError::Put {
+            key: object.key,
+            error,
+        })?;
+    Ok((
+        digest,
+        Uploaded {
+            bytes: size,
+            objects: 1,
+            ..Uploaded::default()
+        },
+    ))
 }
 
 /// Every object of a payload, the manifest last.
@@ -179,7 +218,10 @@ fn objects(packed: &Packed) -> Vec<Object> {
     all.push(Object {
         key: names::manifest_key(&packed.manifest.service, &packed.payload),
         path: packed.manifest_path(),
-        blob: Blob { digest: packed.payload.clone(), size: packed.manifest_size },
+        blob: Blob {
+            digest: packed.payload.clone(),
+            size: packed.manifest_size,
+        },
         content_type: "application/json",
     });
     all
@@ -187,15 +229,29 @@ fn objects(packed: &Packed) -> Vec<Object> {
 
 /// An object of another size is the rest of something else and is uploaded again; S3 itself never shows a part of one.
 async fn is_there(object: &Object, bucket: &Bucket) -> Result<bool, UploadError> {
-    let size = (bucket.size)(&object.key).await.map_err(|error| UploadError::Lookup { key: object.key.clone(), error })?;
+    let size = (bucket.size)(&object.key)
+        .await
+        .map_err(|error| UploadError::Lookup {
+            key: object.key.clone(),
+            error,
+        })?;
     Ok(size == Some(object.blob.size))
 }
 
 /// Verifies the file as a whole, then streams it (D-PAY-8).
-async fn put(object: &Object, bucket: &Bucket, progress: &(dyn Fn(u64) + Sync)) -> Result<(), UploadError> {
+async fn put(
+    object: &Object,
+    bucket: &Bucket,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), UploadError> {
     let (path, blob) = (object.path.clone(), object.blob.clone());
     off_the_runtime(move || BlobStore::verify_file(&path, &blob)).await?;
-    (bucket.put)(object.clone()).await.map_err(|error| UploadError::Put { key: object.key.clone(), error })?;
+    (bucket.put)(object.clone())
+        .await
+        .map_err(|error| UploadError::Put {
+            key: object.key.clone(),
+            error,
+        })?;
     progress(object.blob.size);
     Ok(())
 }
@@ -206,5 +262,195 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
         Ok(value) => value,
         // Blocking tasks are not cancelled while the runtime lives, so the work itself has panicked: pass that on.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload;
+    use contract::manifest::{self, Image, Layer, Manifest};
+    use futures::FutureExt;
+    use std::{
+        collections::BTreeMap,
+        fs,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    /// A payload of one image with two layers.
+    fn packed(out: &Path) -> Packed {
+        let store = BlobStore::below(&payload::folder(out));
+        let layer = |content: &[u8]| {
+            let blob = store.add(content).unwrap();
+            Layer {
+                diff_id: blob.digest.clone(),
+                unpacked: blob.size,
+                blob,
+            }
+        };
+        let image = Image {
+            reference: "s3/s3:x".into(),
+            platform: "linux/amd64".into(),
+            config: store.add(b"{}").unwrap(),
+            layers: vec![layer(b"base"), layer(b"top")],
+        };
+        let manifest = Manifest {
+            v: manifest::FORMAT,
+            service: "hello".into(),
+            version: "abc1234".into(),
+            config: store.add(b"config").unwrap(),
+            images: BTreeMap::from([("web".into(), image)]),
+            hosts: BTreeMap::new(),
+        };
+        let bytes = manifest.to_bytes();
+        let path = payload::folder(out).join("manifest.json");
+        fs::write(&path, &bytes).unwrap();
+        Packed {
+            out: out.to_owned(),
+            manifest,
+            payload: blobs::digest(&bytes),
+            manifest_size: bytes.len() as u64,
+            summary: vec![],
+        }
+    }
+
+    type Contents = Arc<Mutex<Vec<(String, u64)>>>;
+
+    /// A bucket that remembers what is put, and refuses keys that contain `refuse`.
+    fn bucket(contents: &Contents, refuse: Option<&'static str>) -> Bucket {
+        let (seen, held) = (contents.clone(), contents.clone());
+        let size = move |key: &str| {
+            let held = seen.lock().unwrap();
+            let found = held.iter().find(|(k, _)| k == key).map(|(_, size)| *size);
+            async move { Ok(found) }.boxed()
+        };
+        let put = move |object: Object| {
+            let held = held.clone();
+            async move {
+                anyhow::ensure!(
+                    !refuse.is_some_and(|part| object.key.contains(part)),
+                    "AccessDenied"
+                );
+                let size = fs::metadata(object.path)?.len();
+                held.lock().unwrap().push((object.key, size));
+                Ok(())
+            }
+            .boxed()
+        };
+        Bucket {
+            size: Box::new(size),
+            put: Box::new(put),
+        }
+    }
+
+    #[tokio::test]
+    async fn d_pay_3_5_only_what_is_missing_is_uploaded_and_the_manifest_comes_last() {
+        let out = tempfile::tempdir().unwrap();
+        let packed = packed(out.path());
+        let contents = Contents::default();
+        let told = AtomicU64::new(0);
+        let tell = |n| {
+            told.fetch_add(n, Ordering::Relaxed);
+        };
+        let first = upload(&packed, &bucket(&contents, None), &tell)
+            .await
+            .unwrap();
+        // D-PAY-5: config, image config, two layers, manifest.
+        assert_eq!((first.objects, first.skipped_objects), (5, 0));
+        assert_eq!(first.bytes, told.load(Ordering::Relaxed));
+        assert_eq!(
+            contents.lock().unwrap().last().unwrap().0,
+            names::manifest_key("hello", &packed.payload)
+        );
+
+        let again = upload(&packed, &bucket(&contents, None), &tell)
+            .await
+            .unwrap();
+        assert_eq!(
+            (
+                again.objects,
+                again.bytes,
+                again.skipped_objects,
+                again.skipped_bytes
+            ),
+            (0, 0, 5, first.bytes)
+        ); // D-PAY-3
+
+        // An object of another size is not the object.
+        contents.lock().unwrap()[0].1 = 0;
+        let repaired = upload(&packed, &bucket(&contents, None), &tell)
+            .await
+            .unwrap();
+        assert_eq!(repaired.objects, 1);
+    }
+
+    #[tokio::test]
+    async fn d_pay_8_a_blob_that_was_changed_since_the_pack_is_not_uploaded_and_neither_is_the_manifest()
+     {
+        let out = tempfile::tempdir().unwrap();
+        let packed = packed(out.path());
+        let bad = &packed.manifest.images["web"].layers[1].blob;
+        fs::write(packed.blobs().path(&bad.digest), "pot").unwrap();
+        let contents = Contents::default();
+        let error = upload(&packed, &bucket(&contents, None), &|_| {})
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(bad.digest.as_str()) && error.contains("run `porter build pack` again"),
+            "D-PAY-8: {error}"
+        );
+        let manifest = names::manifest_key("hello", &packed.payload);
+        assert!(
+            contents
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|(key, _)| *key != manifest && *key != names::blob_key("hello", &bad.digest))
+        );
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_fails_names_the_object_and_repeating_it_continues() {
+        let out = tempfile::tempdir().unwrap();
+        let packed = packed(out.path());
+        let contents = Contents::default();
+        let error = upload(&packed, &bucket(&contents, Some("manifests")), &|_| {})
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{} was not uploaded: AccessDenied",
+                names::manifest_key("hello", &packed.payload)
+            )
+        );
+        let rest = upload(&packed, &bucket(&contents, None), &|_| {})
+            .await
+            .unwrap();
+        assert_eq!((rest.objects, rest.skipped_objects), (1, 4));
+    }
+
+    #[tokio::test]
+    async fn the_agent_is_uploaded_once_under_its_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = folder.path().join("host-agent");
+        fs::write(&agent, "binary").unwrap();
+        let contents = Contents::default();
+        for expected in [1, 0] {
+            let (digest, done) = upload_agent("hello", &agent, &bucket(&contents, None))
+                .await
+                .unwrap();
+            assert_eq!(digest, blobs::digest(b"binary"));
+            assert_eq!(done.objects, expected);
+            assert_eq!(
+                contents.lock().unwrap()[..],
+                [(names::agent_key("hello", &digest), 6)]
+            );
+        }
     }
 }

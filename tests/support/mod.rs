@@ -3,7 +3,11 @@
 #![allow(dead_code, reason = "every test program uses its own part of this")]
 
 use porter::config::model::Config;
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A resolved configuration of one environment and one region with these containers (YAML flow mappings that are merged
 /// over the defaults).
@@ -52,9 +56,40 @@ fn merge(into: &mut serde_yaml::Value, from: serde_yaml::Value) {
     }
 }
 
+/// A folder that goes when this is dropped, with the names of the images that were packed from it.
+pub struct Repository(tempfile::TempDir);
+
+impl Repository {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        let manifest =
+            fs::read(self.path().join(".porter-tmp/payload/manifest.json")).unwrap_or_default();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+        for image in manifest["images"]
+            .as_object()
+            .into_iter()
+            .flat_map(|images| images.values())
+        {
+            // Parents stay: a build of another test may just be using them.
+            let reference = image["reference"].as_str().unwrap_or_default();
+            drop(
+                Command::new("docker")
+                    .args(["rmi", "--force", "--no-prune", reference])
+                    .output(),
+            );
+        }
+    }
+}
+
 /// A git repository with these files, all committed at a fixed time.
-pub fn repository(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
+pub fn repository(files: &[(&str, &[u8])]) -> Repository {
+    let root = Repository(tempfile::tempdir().unwrap());
     for (name, content) in files {
         let path = root.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -68,19 +103,67 @@ pub fn repository(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 /// Commits everything.
 pub fn commit(root: &Path) {
     git(root, &["add", "--all"]);
-    git(root, &["commit", "--quiet", "--allow-empty", "--message", "a change"]);
+    git(
+        root,
+        &[
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "--message",
+            "a change",
+        ],
+    );
 }
 
 /// Runs git with a fixed identity and time.
 pub fn git(root: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
-        .args(["-c", "user.name=test", "-c", "user.email=test@example.com", "-C"])
+        .args([
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.com",
+            "-C",
+        ])
         .arg(root)
         .args(args)
         .env("GIT_AUTHOR_DATE", "2026-01-02T03:04:05Z")
         .env("GIT_COMMITTER_DATE", "2026-01-02T03:04:05Z")
         .output()
         .expect("these tests need git");
-    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "git {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Compiles a program that needs no file but itself. Callers use different names, or one after the other.
+pub fn static_program(name: &str, source: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (text, binary) = (folder.join(format!("{name}.rs")), folder.join(name));
+    if fs::read_to_string(&text).is_ok_and(|old| old == source) && binary.exists() {
+        return binary;
+    }
+    let compiled = folder.join(format!("{name}.new"));
+    let unfinished = folder.join(format!("{name}-new.rs"));
+    fs::write(&unfinished, source).unwrap();
+    let status = Command::new("rustc")
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "strip=symbols",
+            "-o",
+        ])
+        .args([&compiled, &unfinished])
+        .status()
+        .expect("these tests need rustc");
+    assert!(status.success());
+    fs::rename(compiled, &binary).unwrap();
+    fs::rename(unfinished, text).unwrap();
+    binary
 }

@@ -36,7 +36,8 @@ async fn serve() -> Result<(), String> {
             .map_err(|_| format!("PORT is `{text}`: expected a number from 1 to 65535"))?,
         Err(_) => DEFAULT_PORT,
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("can't watch SIGTERM: {e}"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|e| format!("can't watch SIGTERM: {e}"))?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
         .await
         .map_err(|e| format!("can't listen on port {port}: {e}"))?;
@@ -59,11 +60,21 @@ fn routes() -> Router {
 
 /// Waits `ms` milliseconds, at most [`MAX_SLOW`], then answers the version.
 async fn slow(Query(query): Query<HashMap<String, String>>) -> impl IntoResponse {
-    let Some(wait) = query.get("ms").and_then(|ms| ms.parse().ok()).map(Duration::from_millis) else {
-        return (StatusCode::BAD_REQUEST, "usage: /slow?ms=MILLISECONDS\n".to_owned());
+    let Some(wait) = query
+        .get("ms")
+        .and_then(|ms| ms.parse().ok())
+        .map(Duration::from_millis)
+    else {
+        return (
+            StatusCode::BAD_REQUEST,
+            "usage: /slow?ms=MILLISECONDS\n".to_owned(),
+        );
     };
     if wait > MAX_SLOW {
-        return (StatusCode::BAD_REQUEST, format!("at most {} ms\n", MAX_SLOW.as_millis()));
+        return (
+            StatusCode::BAD_REQUEST,
+            format!("at most {} ms\n", MAX_SLOW.as_millis()),
+        );
     }
     tokio::time::sleep(wait).await;
     (StatusCode::OK, format!("{VERSION}\n"))
