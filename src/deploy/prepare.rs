@@ -74,7 +74,7 @@ impl Deployment<'_> {
         let bootstrap = self.host_bootstrap(target).await?;
         let assembled = self.assembled(target, &bootstrap).map_err(|e| template_failure(&region, &e))?;
         for warning in &assembled.warnings {
-            self.console.warn(format!("{region}: {warning}"));
+            self.console.warn(warning);
         }
         let bytes = assembled.json.clone().into_bytes();
         // One file for each region; the first one also under porter's old name (D-CLI-47).

@@ -80,10 +80,11 @@ impl Cloud {
         runtime().block_on(self.cloudformation().delete_stack().stack_name(id).send()).expect("the stack is deleted");
     }
 
-    fn group(&self, stack: &str) -> String {
-        let resource = self.cloudformation().describe_stack_resource().stack_name(stack).logical_resource_id("AutoScalingGroup");
-        let answer = runtime().block_on(resource.send()).expect("the stack has a group");
-        answer.stack_resource_detail().and_then(|d| d.physical_resource_id()).expect("a physical id").to_owned()
+    /// Name of a stack's Auto Scaling group.
+    pub fn group(&self, stack: &str) -> String {
+        let answer = runtime().block_on(self.cloudformation().describe_stack_resources().stack_name(stack).send()).expect("the stack has resources");
+        let group = answer.stack_resources().iter().find(|r| r.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup"));
+        group.and_then(|g| g.physical_resource_id()).expect("the stack has a group").to_owned()
     }
 
     /// What an alarm's scaling policy does.

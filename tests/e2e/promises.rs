@@ -44,8 +44,8 @@ fn all_serve(cloud: &Cloud, service: &Service, version: &str) {
 
 /// The running hosts of the service's stack.
 fn hosts_of(cloud: &Cloud, service: &Service) -> Vec<Value> {
-    let stack = service.stack();
-    cloud.hosts().into_iter().filter(|h| h["stack"] == stack.as_str() && h["state"] == "running").collect()
+    let group = cloud.group(&service.stack());
+    cloud.hosts().into_iter().filter(|h| h["group"] == group.as_str() && h["state"] == "running").collect()
 }
 
 fn url(host: &Value) -> String {
@@ -88,10 +88,10 @@ fn provisioned(cloud: &Cloud, name: &str) -> Service {
 
 /// Deletes the service's stack and waits until its hosts are gone, so that the next promise has the machine to itself.
 fn done(cloud: &Cloud, service: &Service) -> Result<(), String> {
+    let group = cloud.group(&service.stack());
     cloud.delete_stack(&service.stack());
-    let stack = service.stack();
     eventually("the stack's hosts are gone", Duration::from_secs(60), || {
-        cloud.hosts().iter().all(|h| h["stack"] != stack.as_str()).then_some(())
+        cloud.hosts().iter().all(|h| h["group"] != group.as_str()).then_some(())
     });
     Ok(())
 }
@@ -228,7 +228,7 @@ fn scaled_before(cloud: &Cloud) -> Result<(), String> {
     let service = Service::new("scaled");
     service.commit();
     std::fs::write(service.path().join("stack.json"), bounds(1, 3, 3)).map_err(|e| e.to_string())?;
-    let service = Service { region: "    stack_definition_path: stack.json\n".into(), ..service };
+    let service = service.with_region("    stack_definition_path: stack.json\n");
     service.commit();
     service.provisioned(cloud);
     cloud.set_desired(&service.stack(), 2);
@@ -243,7 +243,7 @@ fn scaled_before(cloud: &Cloud) -> Result<(), String> {
 }
 
 fn bounds(min: u32, max: u32, desired: u32) -> String {
-    serde_json::json!({"Resources": {"AutoScalingGroup": {
+    serde_json::json!({"Resources": {"Hosts": {
         "Type": "AWS::AutoScaling::AutoScalingGroup",
         "Properties": {"MinSize": min.to_string(), "MaxSize": max, "DesiredCapacity": desired}
     }}})
@@ -253,7 +253,7 @@ fn bounds(min: u32, max: u32, desired: u32) -> String {
 fn outside_of_bounds(cloud: &Cloud) -> Result<(), String> {
     let service = provisioned(cloud, "bounds");
     std::fs::write(service.path().join("stack.json"), bounds(1, 2, 2)).map_err(|e| e.to_string())?;
-    let service = Service { region: "    stack_definition_path: stack.json\n".into(), ..service };
+    let service = service.with_region("    stack_definition_path: stack.json\n");
     service.packed(cloud, "v2");
     let objects = cloud.objects();
     let said = service.run(cloud, &["build", "provision", "-e", "stage"]);
@@ -296,7 +296,7 @@ fn joined_during(cloud: &Cloud) -> Result<(), String> {
     let service = Service::new("joined");
     service.commit();
     std::fs::write(service.path().join("stack.json"), bounds(1, 4, 2)).map_err(|e| e.to_string())?;
-    let service = Service { region: "    stack_definition_path: stack.json\n".into(), ..service };
+    let service = service.with_region("    stack_definition_path: stack.json\n");
     service.commit();
     service.provisioned(cloud);
     service.packed(cloud, "v2");

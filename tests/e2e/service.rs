@@ -51,6 +51,12 @@ impl Service {
         self.commit();
     }
 
+    /// The same with lines of its region.
+    pub fn with_region(mut self, lines: &str) -> Self {
+        self.region = lines.to_owned();
+        self
+    }
+
     /// An executable hook.
     pub fn hook(&self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt;
