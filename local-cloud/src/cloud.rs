@@ -156,30 +156,18 @@ impl Cloud {
         hosts(&self.place).await
     }
 
-    /// Terminates an instance by making its group smaller by one, as scaling in does. MiniStack always chooses the group's
-    /// last instance, so only that one can be terminated.
+    /// Terminates an instance through its Auto Scaling group, which replaces it, or becomes smaller by one.
     ///
     /// # Errors
-    /// The instance is in no group, or not the last one of it.
-    pub async fn terminate_instance(&self, instance: &str) -> Result<()> {
-        for region in &self.file.regions {
-            let client = aws_sdk_autoscaling::Client::new(&self.sdk_config(region).await);
-            let groups = client.describe_auto_scaling_groups().send().await?;
-            for group in groups.auto_scaling_groups() {
-                let ids: Vec<&str> = group.instances().iter().filter_map(|i| i.instance_id()).collect();
-                if !ids.contains(&instance) {
-                    continue;
-                }
-                if ids.last() != Some(&instance) {
-                    bail!("{instance} is not the last instance of its group; MiniStack only lets go of that one: {}", ids.join(", "));
-                }
-                let name = group.auto_scaling_group_name().unwrap_or_default();
-                let size = i32::try_from(ids.len() - 1)?;
-                client.set_desired_capacity().auto_scaling_group_name(name).desired_capacity(size).send().await?;
-                return Ok(());
-            }
-        }
-        bail!("{instance} is in no group of this cloud")
+    /// The instance is in no group, or the group must not become smaller.
+    pub async fn terminate_instance(&self, instance: &str, replace: bool) -> Result<()> {
+        let region = host::info(&self.place, instance)?.region;
+        let client = aws_sdk_autoscaling::Client::new(&self.sdk_config(&region).await);
+        let call = client.terminate_instance_in_auto_scaling_group().instance_id(instance);
+        call.should_decrement_desired_capacity(!replace).send().await.map_err(|e| {
+            anyhow::anyhow!("{instance} was not terminated: {}", aws_sdk_autoscaling::error::DisplayErrorContext(&e))
+        })?;
+        Ok(())
     }
 
     /// Pulls a host's plug: everything in it dies at once, while its group still counts it.

@@ -7,7 +7,8 @@
 use crate::{
     cloud,
     emulator::{self, Emulator},
-    host::{self, Boot},
+    host::{self, Boot, HostState},
+    membership::{self, Membership},
     place::{self, CloudFile, Place, exports},
     process::Process,
     query::Endpoint,
@@ -16,6 +17,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use aws_sdk_autoscaling::Client;
+use aws_sdk_elasticloadbalancingv2::{Client as Balancers, error::DisplayErrorContext, types::TargetDescription};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -130,13 +132,31 @@ fn claim_block(name: &str) -> Result<(TcpListener, u8)> {
         .context("no block of loopback addresses 127.0.N.0/24 is free")
 }
 
+/// A host that was started.
+struct Host {
+    process: Child,
+    boot: Boot,
+    registered: bool,
+}
+
+/// What is known of a group's stack, and how often nothing was found.
+#[derive(Default)]
+struct Group {
+    membership: Option<Membership>,
+    misses: u32,
+}
+
+/// A group that no stack names after so many looks was made without CloudFormation.
+const MISSES: u32 = 6;
+
 struct Fleet {
     place: Place,
     settings: Settings,
     block: u8,
     endpoint: Endpoint,
     clients: Vec<(String, Client)>,
-    hosts: BTreeMap<String, (Child, String)>,
+    hosts: BTreeMap<String, Host>,
+    groups: BTreeMap<String, Group>,
     complaints: BTreeMap<String, String>,
 }
 
@@ -146,7 +166,7 @@ impl Fleet {
         for region in &settings.regions {
             clients.push((region.clone(), Client::new(&emulator::sdk_config(url, region).await)));
         }
-        Self { place, settings, block, endpoint: Endpoint::new(url), clients, hosts: BTreeMap::new(), complaints: BTreeMap::new() }
+        Self { place, settings, block, endpoint: Endpoint::new(url), clients, hosts: BTreeMap::new(), groups: BTreeMap::new(), complaints: BTreeMap::new() }
     }
 
     /// One look at the groups. When one can't be seen nothing is concluded.
@@ -171,6 +191,7 @@ impl Fleet {
             }
         }
         self.restart_asked();
+        self.register().await;
     }
 
     async fn wanted(&self) -> Result<BTreeMap<String, Instance>> {
@@ -205,8 +226,9 @@ impl Fleet {
     }
 
     async fn start(&mut self, id: &str, instance: &Instance) -> Result<()> {
+        let Some(membership) = self.membership(instance).await? else { return Ok(()) };
         let data = resources::launch_data(&self.endpoint, &instance.region, &instance.template, &instance.version).await?;
-        let taken: BTreeSet<&str> = self.hosts.values().map(|(_, address)| address.as_str()).collect();
+        let taken: BTreeSet<&str> = self.hosts.values().map(|h| h.boot.address.as_str()).collect();
         let address = ADDRESSES
             .map(|n| format!("127.0.{}.{n}", self.block))
             .find(|a| !taken.contains(a.as_str()))
@@ -214,7 +236,9 @@ impl Fleet {
         let boot = Boot {
             instance: id.into(),
             group: instance.group.clone(),
-            address: address.clone(),
+            stack: Some(membership.stack).filter(|s| !s.is_empty()),
+            target_groups: membership.target_groups,
+            address,
             region: instance.region.clone(),
             zone: instance.zone.clone(),
             account: ACCOUNT.into(),
@@ -227,18 +251,70 @@ impl Fleet {
             docker_socket: requirements::docker_socket(),
             owner: self.place.state.clone(),
         };
-        eprintln!("{id} of {} starts at {address}", instance.group);
-        let child = host::start(&self.place, &boot)?;
-        self.hosts.insert(id.into(), (child, address));
+        eprintln!("{id} of {} starts at {}", instance.group, boot.address);
+        let process = host::start(&self.place, &boot)?;
+        self.hosts.insert(id.into(), Host { process, boot, registered: false });
         Ok(())
+    }
+
+    /// The stack of an instance's group; none as long as it may still turn up. CloudFormation lists a resource a moment
+    /// after it exists.
+    async fn membership(&mut self, instance: &Instance) -> Result<Option<Membership>> {
+        if let Some(known) = self.groups.get(&instance.group).and_then(|g| g.membership.clone()) {
+            return Ok(Some(known));
+        }
+        let client = aws_sdk_cloudformation::Client::new(&emulator::sdk_config(&self.endpoint.url, &instance.region).await);
+        let found = membership::find(&client, &instance.group).await?;
+        let group = self.groups.entry(instance.group.clone()).or_default();
+        if found.is_none() {
+            group.misses += 1;
+        }
+        group.membership = found.or_else(|| (group.misses >= MISSES).then(Membership::default));
+        Ok(group.membership.clone())
+    }
+
+    /// Hosts that have come up are registered in the target groups of their group. MiniStack calls every registered
+    /// target healthy, so none is registered before it is.
+    async fn register(&mut self) {
+        let mut complaints = vec![];
+        for (id, host) in &mut self.hosts {
+            if host.registered || host.boot.target_groups.is_empty() {
+                continue;
+            }
+            if !host::info(&self.place, id).is_ok_and(|i| i.state == HostState::Running) {
+                continue;
+            }
+            let client = Balancers::new(&emulator::sdk_config(&self.endpoint.url, &host.boot.region).await);
+            host.registered = true;
+            for group in &host.boot.target_groups {
+                let call = client.register_targets().target_group_arn(group).targets(TargetDescription::builder().id(id).build());
+                if let Err(e) = call.send().await {
+                    complaints.push((id.clone(), format!("{id} was not registered in {group}: {}", DisplayErrorContext(&e))));
+                }
+            }
+        }
+        complaints.iter().for_each(|(id, text)| self.complain(id, text));
+    }
+
+    async fn deregister(&self, boot: &Boot) {
+        if boot.target_groups.is_empty() {
+            return;
+        }
+        let client = Balancers::new(&emulator::sdk_config(&self.endpoint.url, &boot.region).await);
+        for group in &boot.target_groups {
+            let call = client.deregister_targets().target_group_arn(group).targets(TargetDescription::builder().id(&boot.instance).build());
+            // A target group that goes with its stack needs no deregistration.
+            let _ = call.send().await;
+        }
     }
 
     async fn terminate(&mut self, id: &str) -> Result<()> {
         let dir = self.place.host(id);
         host::stop(&dir);
-        if let Some((mut child, _)) = self.hosts.remove(id) {
-            child.kill().ok();
-            child.wait()?;
+        if let Some(mut host) = self.hosts.remove(id) {
+            host.process.kill().ok();
+            host.process.wait()?;
+            self.deregister(&host.boot).await;
         }
         cloud::remove_containers(&[id.to_owned()]).await?;
         fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
@@ -246,7 +322,8 @@ impl Fleet {
 
     /// Hosts with a file `reboot` beside them are restarted: same root, new PID 1.
     fn restart_asked(&mut self) {
-        for (id, (child, _)) in &mut self.hosts {
+        for (id, host) in &mut self.hosts {
+            let child = &mut host.process;
             let dir = self.place.host(id);
             let asked = dir.join("reboot");
             if !asked.exists() {
@@ -273,10 +350,10 @@ impl Fleet {
     }
 
     fn end(&mut self) {
-        for (id, (mut child, _)) in std::mem::take(&mut self.hosts) {
+        for (id, mut host) in std::mem::take(&mut self.hosts) {
             host::stop(&self.place.host(&id));
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = host.process.kill();
+            let _ = host.process.wait();
         }
     }
 }

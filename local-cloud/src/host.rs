@@ -34,6 +34,10 @@ pub struct Boot {
     pub instance: String,
     /// Auto Scaling group.
     pub group: String,
+    /// The group's stack, when CloudFormation made it.
+    pub stack: Option<String>,
+    /// Target groups in which the instance is registered once it runs.
+    pub target_groups: Vec<String>,
     /// Loopback address, 127.0.x.y.
     pub address: String,
     /// AWS region.
@@ -93,6 +97,8 @@ pub struct HostInfo {
     pub instance: String,
     /// Auto Scaling group.
     pub group: String,
+    /// Id of the stack that the group belongs to.
+    pub stack: Option<String>,
     /// AWS region.
     pub region: String,
     /// Loopback address.
@@ -129,6 +135,7 @@ pub fn info(place: &Place, instance: &str) -> Result<HostInfo> {
         url: format!("http://{}:{HTTP_PORT}", boot.address),
         instance: boot.instance,
         group: boot.group,
+        stack: boot.stack,
         region: boot.region,
         address: boot.address,
         state,

@@ -69,6 +69,10 @@ fn make_root(dir: &Path, boot: &Boot, program: &Path) -> Result<PathBuf> {
     mount("proc", at("proc"), "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).context("/proc")?;
     mount_bind_recursive("/dev", at("dev")).context("/dev")?;
     mount_bind_recursive("/sys", at("sys")).context("/sys")?;
+    // The kernel and the network are the machine's: a host must not turn their knobs.
+    mount_remount(at("sys"), MountFlags::BIND | MountFlags::RDONLY, c"").context("/sys, read-only")?;
+    mount_bind(at("proc/sys"), at("proc/sys")).context("/proc/sys")?;
+    mount_remount(at("proc/sys"), MountFlags::BIND | MountFlags::RDONLY, c"").context("/proc/sys, read-only")?;
     mount("tmpfs", at("run"), "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755")).context("/run")?;
     fs::create_dir_all(at("run/lock"))?;
     bind_file(&boot.docker_socket, &at("run/docker.sock"))?;

@@ -167,6 +167,7 @@ mod tests {
         HostInfo {
             instance: instance.into(),
             group: String::new(),
+            stack: None,
             region: String::new(),
             address: address.into(),
             url: String::new(),

@@ -166,7 +166,7 @@ mod tests {
 
     fn boot() -> Boot {
         Boot {
-            instance: "i-0abc".into(), group: "g".into(), address: "127.0.1.9".into(), region: "us-west-2".into(), zone: "us-west-2b".into(),
+            instance: "i-0abc".into(), group: "g".into(), stack: None, target_groups: vec![], address: "127.0.1.9".into(), region: "us-west-2".into(), zone: "us-west-2b".into(),
             account: "000000000000".into(), image: "ami-1".into(), instance_type: "t3.micro".into(), role: Some("hosts".into()),
             user_data: "I2Nsb3VkLWNvbmZpZwo=".into(), endpoint: String::new(), poll_ms: 1000, docker_socket: "/".into(), owner: "/".into(),
         }

@@ -11,7 +11,7 @@ use std::{
 
 /// Something is missing on this machine.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("this machine lacks what the local cloud needs{}", list(.problems, .packages))]
+#[error("{}{}{}", Self::SUMMARY, lines(.problems), .install().map(|c| format!("\nhint: on Debian and Ubuntu: `{c}`")).unwrap_or_default())]
 pub struct Missing {
     /// One line each.
     pub problems: Vec<String>,
@@ -19,12 +19,8 @@ pub struct Missing {
     pub packages: Vec<&'static str>,
 }
 
-fn list(problems: &[String], packages: &[&str]) -> String {
-    let mut text: String = problems.iter().map(|p| format!("\n  {p}")).collect();
-    if !packages.is_empty() {
-        text += &format!("\nhint: on Debian and Ubuntu: `sudo apt-get install {}`", packages.join(" "));
-    }
-    text
+fn lines(problems: &[String]) -> String {
+    problems.iter().map(|p| format!("\n  {p}")).collect()
 }
 
 /// The Docker Engine's socket: that of `DOCKER_HOST` when it is a Unix socket, else the usual one.
@@ -92,6 +88,14 @@ fn check_with(path: &OsStr, docker: &Path) -> Result<(), Missing> {
 }
 
 impl Missing {
+    /// What all of it means.
+    pub const SUMMARY: &str = "this machine lacks what the local cloud needs";
+
+    /// The command that installs the missing packages; none when no package would help.
+    pub fn install(&self) -> Option<String> {
+        (!self.packages.is_empty()).then(|| format!("sudo apt-get install {}", self.packages.join(" ")))
+    }
+
     fn add(&mut self, problem: &str, package: &'static str) {
         self.problems.push(problem.to_owned());
         self.packages.push(package);

@@ -5,10 +5,10 @@
 
 mod unit;
 
-pub use unit::{Kind, Restart, Unit};
+pub use unit::{KillMode, Kind, Restart, Unit};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,6 +32,7 @@ pub const SOCKET: &str = "/run/systemd/stand-in.sock";
 /// Output of services, one file per unit.
 pub const LOGS: &str = "/var/log/services";
 const PLACES: [&str; 4] = ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+const MACHINE: [&str; 5] = ["containerd.service", "docker.service", "docker.socket", "systemd-journald.service", "systemd-sysctl.service"];
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 const START_WITHIN: Duration = Duration::from_secs(90);
 /// A service of type `forking` that has not left the foreground by then is taken for started: the stand-ins don't fork.
@@ -157,8 +158,8 @@ impl Manager {
     }
 
     async fn one(&self, verb: &str, name: &str, flags: &[&str]) -> Answer {
-        // The engine is the machine's: hosts may ask for it, and never stop it.
-        if matches!(name, "docker.service" | "docker.socket" | "containerd.service") {
+        // The engine and the kernel are the machine's: hosts may ask for them, and never change them.
+        if MACHINE.contains(&name) {
             return match verb {
                 "is-active" => Answer::out(0, "active"),
                 "is-enabled" => Answer::out(0, "enabled"),
@@ -230,6 +231,10 @@ impl Manager {
             return Ok(());
         }
         let unit = read(name)?;
+        // As with systemd: not a failure.
+        if unit.conditions.iter().any(|(path, absent)| path.exists() == *absent) {
+            return Ok(());
+        }
         let (state_tx, mut state) = watch::channel(State::Starting);
         let (wish, wishes) = watch::channel(Wish::Run);
         self.services().insert(name.to_owned(), Service { state: state.clone(), wish: Arc::new(wish) });
@@ -439,14 +444,14 @@ async fn follow_forked(pid: u32, unit: &Unit, wishes: &mut watch::Receiver<Wish>
             () = wished_to_stop(wishes) => break,
         }
     }
-    let _ = rustix::process::kill_process(raw, Signal::TERM);
+    let _ = kill_process(raw, Signal::TERM);
     let waited = async {
         while alive() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     if timeout(unit.stop_within, waited).await.is_err() {
-        let _ = rustix::process::kill_process(raw, Signal::KILL);
+        let _ = kill_process(raw, Signal::KILL);
     }
     Ok(End::Stopped)
 }
@@ -458,17 +463,18 @@ fn verdict(unit: &Unit, status: ExitStatus) -> End {
 
 async fn end_group(pid: Option<u32>, child: &mut Child, unit: &Unit) {
     let Some(group) = pid.and_then(|p| i32::try_from(p).ok()).and_then(Pid::from_raw) else { return };
-    if unit.kill_only_main {
-        let _ = rustix::process::kill_process(group, unit.stop_signal);
-    } else {
-        let _ = kill_process_group(group, unit.stop_signal);
-    }
+    // A process that has just ended needs no signal.
+    let main = |signal| kill_process(group, signal).unwrap_or_default();
+    let all = |signal| kill_process_group(group, signal).unwrap_or_default();
+    if unit.kill_mode == KillMode::Group { all(unit.stop_signal) } else { main(unit.stop_signal) }
     if timeout(unit.stop_within, child.wait()).await.is_err() {
-        let _ = kill_process_group(group, Signal::KILL);
+        main(Signal::KILL);
         let _ = child.wait().await;
     }
-    // What the main process left of its group.
-    let _ = kill_process_group(group, Signal::KILL);
+    if unit.kill_mode != KillMode::Process {
+        // What the main process left of its group.
+        all(Signal::KILL);
+    }
 }
 
 async fn run_to_end(name: &str, unit: &Unit, line: &str, main: Option<u32>) -> Result<()> {

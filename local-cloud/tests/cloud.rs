@@ -39,9 +39,9 @@ async fn hosts_in(cloud: &Cloud, count: usize, state: HostState) -> Vec<HostInfo
     .await
 }
 
-fn parameters(swap: &str, size: u32) -> Option<Vec<Parameter>> {
+fn parameters(cloud: &Cloud, swap: &str, size: u32) -> Option<Vec<Parameter>> {
     let one = |key: &str, value: String| Parameter::builder().parameter_key(key).parameter_value(value).build();
-    Some(vec![one("Swap", swap.into()), one("Size", size.to_string())])
+    Some(vec![one("Swap", swap.into()), one("Size", size.to_string()), one("Targets", cloud.about().env["PORTER_LOCAL_TARGET_GROUP_ARN"].clone())])
 }
 
 async fn create(cloud: &Cloud, size: u32) -> Client {
@@ -49,7 +49,7 @@ async fn create(cloud: &Cloud, size: u32) -> Client {
     let s3 = aws_sdk_s3::Client::new(&sdk);
     s3.put_object().bucket("porter-local-us-east-1").key("thing").body(b"payload".to_vec().into()).send().await.unwrap();
     let client = Client::new(&sdk);
-    client.create_stack().stack_name("demo").template_body(TEMPLATE).set_parameters(parameters("one", size)).send().await.unwrap();
+    client.create_stack().stack_name("demo").template_body(TEMPLATE).set_parameters(parameters(cloud, "one", size)).send().await.unwrap();
     client
 }
 
@@ -64,6 +64,16 @@ async fn d_host_1_a_host_boots_from_its_template_and_an_update_runs_its_hook() {
     let client = create(&cloud.0, 2).await;
     let hosts = hosts_in(&cloud.0, 2, HostState::Running).await;
     assert_ne!(hosts[0].address, hosts[1].address);
+    let stack = client.describe_stacks().stack_name("demo").send().await.unwrap().stacks()[0].stack_id().unwrap().to_owned();
+    assert!(hosts.iter().all(|h| h.stack.as_ref() == Some(&stack)));
+    let balancers = aws_sdk_elasticloadbalancingv2::Client::new(&cloud.0.sdk_config("us-east-1").await);
+    let registered = until("registration in the target group", async || {
+        let health = balancers.describe_target_health().target_group_arn(cloud.0.about().env["PORTER_LOCAL_TARGET_GROUP_ARN"].as_str()).send().await.unwrap();
+        let ids: BTreeSet<String> = health.target_health_descriptions().iter().map(|d| d.target().unwrap().id().unwrap().to_owned()).collect();
+        (ids.len() == 2).then_some(ids)
+    })
+    .await;
+    assert!(hosts.iter().all(|h| registered.contains(&h.instance)));
     for host in &hosts {
         assert_eq!(read(host, "/etc/from-cloud-init"), "hello");
         assert_eq!(read(host, "/thing"), "payload");
@@ -77,7 +87,7 @@ async fn d_host_1_a_host_boots_from_its_template_and_an_update_runs_its_hook() {
         assert_eq!(read(host, "/var/log/swaps"), "");
     }
 
-    client.update_stack().stack_name("demo").use_previous_template(true).set_parameters(parameters("two", 2)).send().await.unwrap();
+    client.update_stack().stack_name("demo").use_previous_template(true).set_parameters(parameters(&cloud.0, "two", 2)).send().await.unwrap();
     for host in &hosts {
         // D-HOST-1
         until("the hook", async || (read(host, "/var/log/swaps") == "two\n").then_some(())).await;
@@ -90,13 +100,18 @@ async fn d_host_1_a_host_boots_from_its_template_and_an_update_runs_its_hook() {
     assert_eq!(same.iter().map(|h| h.pid).collect::<Vec<_>>(), hosts.iter().map(|h| h.pid).collect::<Vec<_>>());
 
     // Scaling in takes one host away with everything in it; scaling out brings a new one.
-    let last = cloud.0.sdk_config("us-east-1").await;
-    let groups = aws_sdk_autoscaling::Client::new(&last).describe_auto_scaling_groups().send().await.unwrap();
-    let last = groups.auto_scaling_groups()[0].instances().last().unwrap().instance_id().unwrap().to_owned();
-    cloud.0.terminate_instance(&last).await.unwrap();
+    let gone = &hosts[0].instance;
+    cloud.0.terminate_instance(gone, true).await.unwrap();
+    let fresh = until("the replacement", async || {
+        let now = cloud.0.hosts().await;
+        let good = now.len() == 2 && now.iter().all(|h| h.state == HostState::Running && h.instance != *gone);
+        good.then_some(now).and_then(|hosts| hosts.into_iter().find(|h| h.instance != same[1].instance))
+    })
+    .await;
+    assert_eq!(fresh.stack, hosts[0].stack);
+    cloud.0.terminate_instance(&fresh.instance, false).await.unwrap();
     let left = hosts_in(&cloud.0, 1, HostState::Running).await;
-    assert_ne!(left[0].instance, last);
-    assert!(!cloud.0.place().host(&last).exists());
+    assert!(!cloud.0.place().host(gone).exists() && !cloud.0.place().host(&fresh.instance).exists());
 
     // A reboot keeps the root and starts what is enabled; cloud-init does not run again.
     let before = &left[0];

@@ -1,12 +1,16 @@
 //! `porter local`: a place to try porter on this machine, without an AWS account. See `docs/local-cloud.md`.
 
-use crate::cli::Output;
+use crate::{
+    cli::Output,
+    error::{Exit, Failure},
+};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use local_cloud::{
     Cloud, HostInfo, HostState, Options, Place,
     logs::{self, Source},
     place::exports,
+    requirements::Missing,
 };
 use std::{io::Write, time::Duration};
 
@@ -95,7 +99,21 @@ fn time(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// For the operator: what is missing on this machine, what did not start and the end of its log, what could not be removed.
-pub async fn run(command: LocalCommand, output: Output) -> Result<()> {
+pub async fn run(command: LocalCommand, output: Output) -> Result<(), Failure> {
+    dispatch(command, output).await.map_err(failure)
+}
+
+/// What is missing on this machine becomes one line each, with the packages as advice.
+fn failure(error: anyhow::Error) -> Failure {
+    let Some(missing) = error.downcast_ref::<Missing>() else { return Failure::because(Exit::Failure, "local cloud", error) };
+    let failure = missing.problems.iter().fold(Failure::new(Exit::Failure, Missing::SUMMARY), Failure::detail);
+    match missing.install() {
+        Some(command) => failure.hint(format!("on Debian and Ubuntu: `{command}`")),
+        None => failure,
+    }
+}
+
+async fn dispatch(command: LocalCommand, output: Output) -> Result<()> {
     match command {
         LocalCommand::Up(up) => start(up, output).await,
         LocalCommand::Down { which, purge } => down(&which, purge, output).await,
@@ -220,10 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_is_missing_is_one_error_with_the_packages_to_install() {
+        let missing = Missing { problems: vec!["HAProxy: there is no `haproxy`".into(), "Python: there is no `python3`".into()], packages: vec!["haproxy", "python3"] };
+        assert_eq!(
+            failure(missing.into()).to_string(),
+            "error: this machine lacks what the local cloud needs\n  HAProxy: there is no `haproxy`\n  Python: there is no `python3`\n\
+             hint: on Debian and Ubuntu: `sudo apt-get install haproxy python3`"
+        );
+    }
+
+    #[test]
     fn a_host_that_failed_shows_why() {
         let host = HostInfo {
             instance: "i-0123456789abcdef0".into(),
             group: "hello-AutoScalingGroup".into(),
+            stack: None,
             region: "us-east-1".into(),
             address: "127.0.1.11".into(),
             url: "http://127.0.1.11:8080".into(),

@@ -37,11 +37,24 @@ pub enum Restart {
     OnFailure,
 }
 
+/// `KillMode=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillMode {
+    /// Every process gets both signals.
+    Group,
+    /// The main process gets the first signal, every process the last one.
+    Mixed,
+    /// Only the main process gets any.
+    Process,
+}
+
 /// A service unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// `Type=`
     pub kind: Kind,
+    /// `ConditionPathExists=`; with `true` the path must not exist.
+    pub conditions: Vec<(PathBuf, bool)>,
     /// `ExecStartPre=`
     pub start_pre: Vec<String>,
     /// `ExecStart=`
@@ -70,8 +83,8 @@ pub struct Unit {
     pub stop_within: Duration,
     /// `KillSignal=`
     pub stop_signal: Signal,
-    /// `KillMode=mixed` or `process`: only the main process gets the first signal.
-    pub kill_only_main: bool,
+    /// `KillMode=`
+    pub kill_mode: KillMode,
     /// `SuccessExitStatus=`
     pub success_status: Vec<i32>,
     /// `RemainAfterExit=`
@@ -86,6 +99,7 @@ impl Unit {
     pub fn parse(text: &str) -> Result<Self> {
         let mut unit = Self {
             kind: Kind::Simple,
+            conditions: vec![],
             start_pre: vec![],
             start: vec![],
             reload: vec![],
@@ -100,7 +114,7 @@ impl Unit {
             restart_after: Duration::from_millis(100),
             stop_within: Duration::from_secs(90),
             stop_signal: Signal::TERM,
-            kill_only_main: false,
+            kill_mode: KillMode::Group,
             success_status: vec![],
             remain_after_exit: false,
         };
@@ -114,6 +128,8 @@ impl Unit {
             } else if section == "Service" {
                 let Some((key, value)) = line.split_once('=') else { bail!("`{line}` is not an assignment") };
                 unit.set(key.trim(), value.trim())?;
+            } else if let Some(("ConditionPathExists", path)) = line.split_once('=').map(|(k, v)| (k.trim(), v.trim())) {
+                unit.conditions.push((Path::new(path.trim_start_matches(['|', '!'])).into(), path.contains('!')));
             }
         }
         if unit.start.is_empty() {
@@ -165,7 +181,13 @@ impl Unit {
                     other => bail!("KillSignal={other} is not simulated by the local cloud"),
                 };
             }
-            "KillMode" => self.kill_only_main = matches!(value, "mixed" | "process"),
+            "KillMode" => {
+                self.kill_mode = match value {
+                    "mixed" => KillMode::Mixed,
+                    "process" | "none" => KillMode::Process,
+                    _ => KillMode::Group,
+                };
+            }
             "SuccessExitStatus" => self.success_status.extend(value.split_whitespace().filter_map(|s| s.parse::<i32>().ok())),
             "RemainAfterExit" => self.remain_after_exit = yes,
             _ => {}
@@ -266,13 +288,14 @@ mod tests {
     #[test]
     fn the_unit_of_a_distribution_is_understood() {
         let unit = Unit::parse(
-            "[Unit]\nDescription=HAProxy\n[Service]\nEnvironmentFile=-/etc/default/haproxy\nEnvironment=\"CONFIG=/etc/haproxy/haproxy.cfg\" \"PIDFILE=/run/haproxy.pid\"\n\
+            "[Unit]\nDescription=HAProxy\nConditionPathExists=!/x\n[Service]\nEnvironmentFile=-/etc/default/haproxy\nEnvironment=\"CONFIG=/etc/haproxy/haproxy.cfg\" \"PIDFILE=/run/haproxy.pid\"\n\
              ExecStart=/usr/sbin/haproxy -Ws -f $CONFIG -p $PIDFILE $EXTRAOPTS\nExecReload=/usr/sbin/haproxy -Ws -f $CONFIG -c -q $EXTRAOPTS\nExecReload=/bin/kill -USR2 $MAINPID\n\
              KillMode=mixed\nRestart=always\nSuccessExitStatus=143\nType=notify\nRestartSec=1min\n[Install]\nWantedBy=multi-user.target\n",
         )
         .unwrap();
-        assert_eq!((unit.kind, unit.restart, unit.kill_only_main), (Kind::Notify, Restart::Always, true));
+        assert_eq!((unit.kind, unit.restart, unit.kill_mode), (Kind::Notify, Restart::Always, KillMode::Mixed));
         assert_eq!(unit.success_status, [143]);
+        assert_eq!(unit.conditions, [(PathBuf::from("/x"), true)]);
         assert_eq!(unit.restart_after, Duration::from_secs(60));
         assert_eq!(unit.reload.len(), 2);
         let all = words(&unit.start[0], &unit.environment).unwrap();
