@@ -19,7 +19,7 @@ use std::{
 /// MiniStack and everything it pulls in, at the versions this was tested with.
 const PINNED: &str = include_str!("requirements.txt");
 /// Starts it, with one action added.
-const LAUNCHER: &str = include_str!("ministack.py");
+const LAUNCHER: &str = include_str!("launcher.py");
 /// A first import of everything may have to read it all from a slow disk.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -68,7 +68,7 @@ impl Emulator {
 
     async fn on_port(python: &Path, port: u16, dir: &Path, log: &Path, owner: &Path) -> Result<Self> {
         let output = fs::OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
-        let launcher = dir.join("ministack.py");
+        let launcher = dir.join("launcher.py");
         fs::write(&launcher, LAUNCHER)?;
         let mut command = Command::new("setpriv");
         command

@@ -77,7 +77,10 @@ pub fn main(place: &Place) -> Result<()> {
     rustix::process::setsid().context("the fleet is started by `up`")?;
     place::write_json(&place.file("fleet.json"), &Process::current().context("/proc")?)?;
     let result = crate::entry::in_runtime(run(place));
-    eprintln!("the fleet ends: {result:?}");
+    match &result {
+        Ok(()) => eprintln!("the fleet ends"),
+        Err(e) => eprintln!("the fleet ends: {e:#}"),
+    }
     result
 }
 

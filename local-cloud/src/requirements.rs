@@ -11,7 +11,7 @@ use std::{
 
 /// Something is missing on this machine.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{}{}{}", Self::SUMMARY, lines(.problems), .install().map(|c| format!("\nhint: on Debian and Ubuntu: `{c}`")).unwrap_or_default())]
+#[error("{}{}{}", Self::SUMMARY, lines(.problems), self.install().map(|c| format!("\nhint: on Debian and Ubuntu: `{c}`")).unwrap_or_default())]
 pub struct Missing {
     /// One line each.
     pub problems: Vec<String>,
