@@ -17,7 +17,9 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use aws_sdk_autoscaling::Client;
-use aws_sdk_elasticloadbalancingv2::{Client as Balancers, error::DisplayErrorContext, types::TargetDescription};
+use aws_sdk_elasticloadbalancingv2::{
+    Client as Balancers, error::DisplayErrorContext, types::TargetDescription,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -63,8 +65,16 @@ pub struct Steps {
 /// its instance is a crashed one, until its group lets it go.
 pub fn steps(wanted: &BTreeMap<String, Instance>, hosts: &BTreeSet<String>) -> Steps {
     Steps {
-        start: wanted.keys().filter(|id| !hosts.contains(*id)).cloned().collect(),
-        terminate: hosts.iter().filter(|id| !wanted.contains_key(*id)).cloned().collect(),
+        start: wanted
+            .keys()
+            .filter(|id| !hosts.contains(*id))
+            .cloned()
+            .collect(),
+        terminate: hosts
+            .iter()
+            .filter(|id| !wanted.contains_key(*id))
+            .cloned()
+            .collect(),
     }
 }
 
@@ -75,7 +85,10 @@ pub fn steps(wanted: &BTreeMap<String, Instance>, hosts: &BTreeSet<String>) -> S
 pub fn main(place: &Place) -> Result<()> {
     // A session of its own: the terminal from which `up` was called may go.
     rustix::process::setsid().context("the fleet is started by `up`")?;
-    place::write_json(&place.file("fleet.json"), &Process::current().context("/proc")?)?;
+    place::write_json(
+        &place.file("fleet.json"),
+        &Process::current().context("/proc")?,
+    )?;
     let result = crate::entry::in_runtime(run(place));
     match &result {
         Ok(()) => eprintln!("the fleet ends"),
@@ -86,10 +99,21 @@ pub fn main(place: &Place) -> Result<()> {
 
 async fn run(place: &Place) -> Result<()> {
     let settings: Settings = place::read_json(&place.file("settings.json"))?;
-    let (mut end, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (_claim, block) = claim_block(&place.name)?;
-    let emulator = Emulator::start_in(&settings.python, &place.file("emulator"), &place.file("emulator.log"), &place.state).await?;
-    let mut env = resources::create(emulator.endpoint(), &settings.regions).await.context("setting the cloud up")?;
+    let (mut end, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let (claim, block) = claim_block(&place.name)?;
+    let emulator = Emulator::start_in(
+        &settings.python,
+        &place.file("emulator"),
+        &place.file("emulator.log"),
+        &place.state,
+    )
+    .await?;
+    let mut env = resources::create(emulator.endpoint(), &settings.regions)
+        .await
+        .context("setting the cloud up")?;
     let region = settings.regions.first().context("no region")?;
     for (key, value) in [
         ("AWS_ENDPOINT_URL", emulator.endpoint()),
@@ -103,7 +127,12 @@ async fn run(place: &Place) -> Result<()> {
         env.insert(key.into(), value.into());
     }
     place::write(&place.file("env"), exports(&env).as_bytes(), 0o600)?;
-    let file = CloudFile { emulator: emulator.process(), endpoint: emulator.endpoint().into(), regions: settings.regions.clone(), env };
+    let file = CloudFile {
+        emulator: emulator.process(),
+        endpoint: emulator.endpoint().into(),
+        regions: settings.regions.clone(),
+        env,
+    };
     place::write_json(&place.file("cloud.json"), &file)?;
     let mut fleet = Fleet::new(place.clone(), settings, block, emulator.endpoint()).await;
     loop {
@@ -113,17 +142,21 @@ async fn run(place: &Place) -> Result<()> {
             _ = interrupt.recv() => break,
         }
         if !emulator.is_alive() {
-            bail!("MiniStack ended, and with it everything it knew; the end of its log:\n{}", emulator::tail(&place.file("emulator.log"), 10));
+            bail!(
+                "MiniStack ended, and with it everything it knew; the end of its log:\n{}",
+                emulator::tail(&place.file("emulator.log"), 10)
+            );
         }
         if fleet.settings.owner.is_some_and(|owner| !owner.is_alive()) {
             eprintln!("the owner of this cloud has ended");
             fleet.end();
-            drop(emulator);
+            drop((emulator, claim));
             return cloud::remove_leftovers(place).await;
         }
         fleet.look().await;
     }
     fleet.end();
+    drop(claim);
     Ok(())
 }
 
@@ -131,8 +164,17 @@ async fn run(place: &Place) -> Result<()> {
 fn claim_block(name: &str) -> Result<(TcpListener, u8)> {
     let first = if name == crate::DEFAULT_NAME { 1 } else { 2 };
     (first..=254)
-        .find_map(|block| TcpListener::bind(SocketAddr::from(([127, 0, block, 254], BLOCK_PORT))).ok().map(|l| (l, block)))
+        .find_map(|block| bind_block(block).map(|listener| (listener, block)))
         .context("no block of loopback addresses 127.0.N.0/24 is free")
+}
+
+fn bind_block(block: u8) -> Option<TcpListener> {
+    TcpListener::bind(SocketAddr::from(([127, 0, block, 254], BLOCK_PORT))).ok()
+}
+
+/// Whether any cloud runs on this machine, of whatever user or name.
+pub fn any_runs() -> bool {
+    (1..=254).any(|block| bind_block(block).is_none())
 }
 
 /// A host that was started.
@@ -167,9 +209,21 @@ impl Fleet {
     async fn new(place: Place, settings: Settings, block: u8, url: &str) -> Self {
         let mut clients = vec![];
         for region in &settings.regions {
-            clients.push((region.clone(), Client::new(&emulator::sdk_config(url, region).await)));
+            clients.push((
+                region.clone(),
+                Client::new(&emulator::sdk_config(url, region).await),
+            ));
         }
-        Self { place, settings, block, endpoint: Endpoint::new(url), clients, hosts: BTreeMap::new(), groups: BTreeMap::new(), complaints: BTreeMap::new() }
+        Self {
+            place,
+            settings,
+            block,
+            endpoint: Endpoint::new(url),
+            clients,
+            hosts: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            complaints: BTreeMap::new(),
+        }
     }
 
     /// One look at the groups. When one can't be seen nothing is concluded.
@@ -200,15 +254,25 @@ impl Fleet {
     async fn wanted(&self) -> Result<BTreeMap<String, Instance>> {
         let mut wanted = BTreeMap::new();
         for (region, client) in &self.clients {
-            let mut pages = client.describe_auto_scaling_groups().into_paginator().items().send();
+            let mut pages = client
+                .describe_auto_scaling_groups()
+                .into_paginator()
+                .items()
+                .send();
             while let Some(group) = pages.next().await {
                 let group = group.with_context(|| format!("groups in {region}"))?;
                 let name = group.auto_scaling_group_name().unwrap_or_default();
-                let desired = usize::try_from(group.desired_capacity().unwrap_or_default()).unwrap_or_default();
+                let desired = usize::try_from(group.desired_capacity().unwrap_or_default())
+                    .unwrap_or_default();
                 if group.instances().len() != desired {
                     // MiniStack launches and terminates instances when the group is touched; a touch that names no
                     // number can't undo a change that somebody makes at the same time.
-                    client.update_auto_scaling_group().auto_scaling_group_name(name).send().await.with_context(|| name.to_owned())?;
+                    client
+                        .update_auto_scaling_group()
+                        .auto_scaling_group_name(name)
+                        .send()
+                        .await
+                        .with_context(|| name.to_owned())?;
                 }
                 for instance in group.instances() {
                     let template = instance.launch_template().or(group.launch_template());
@@ -218,8 +282,14 @@ impl Fleet {
                             group: name.into(),
                             region: region.clone(),
                             zone: instance.availability_zone().unwrap_or_default().into(),
-                            template: template.and_then(|t| t.launch_template_id()).unwrap_or_default().into(),
-                            version: template.and_then(|t| t.version()).unwrap_or_default().into(),
+                            template: template
+                                .and_then(|t| t.launch_template_id())
+                                .unwrap_or_default()
+                                .into(),
+                            version: template
+                                .and_then(|t| t.version())
+                                .unwrap_or_default()
+                                .into(),
                         },
                     );
                 }
@@ -229,9 +299,21 @@ impl Fleet {
     }
 
     async fn start(&mut self, id: &str, instance: &Instance) -> Result<()> {
-        let Some(membership) = self.membership(instance).await? else { return Ok(()) };
-        let data = resources::launch_data(&self.endpoint, &instance.region, &instance.template, &instance.version).await?;
-        let taken: BTreeSet<&str> = self.hosts.values().map(|h| h.boot.address.as_str()).collect();
+        let Some(membership) = self.membership(instance).await? else {
+            return Ok(());
+        };
+        let data = resources::launch_data(
+            &self.endpoint,
+            &instance.region,
+            &instance.template,
+            &instance.version,
+        )
+        .await?;
+        let taken: BTreeSet<&str> = self
+            .hosts
+            .values()
+            .map(|h| h.boot.address.as_str())
+            .collect();
         let address = ADDRESSES
             .map(|n| format!("127.0.{}.{n}", self.block))
             .find(|a| !taken.contains(a.as_str()))
@@ -256,17 +338,30 @@ impl Fleet {
         };
         eprintln!("{id} of {} starts at {}", instance.group, boot.address);
         let process = host::start(&self.place, &boot)?;
-        self.hosts.insert(id.into(), Host { process, boot, registered: false });
+        self.hosts.insert(
+            id.into(),
+            Host {
+                process,
+                boot,
+                registered: false,
+            },
+        );
         Ok(())
     }
 
     /// The stack of an instance's group; none as long as it may still turn up. CloudFormation lists a resource a moment
     /// after it exists.
     async fn membership(&mut self, instance: &Instance) -> Result<Option<Membership>> {
-        if let Some(known) = self.groups.get(&instance.group).and_then(|g| g.membership.clone()) {
+        if let Some(known) = self
+            .groups
+            .get(&instance.group)
+            .and_then(|g| g.membership.clone())
+        {
             return Ok(Some(known));
         }
-        let client = aws_sdk_cloudformation::Client::new(&emulator::sdk_config(&self.endpoint.url, &instance.region).await);
+        let client = aws_sdk_cloudformation::Client::new(
+            &emulator::sdk_config(&self.endpoint.url, &instance.region).await,
+        );
         let found = membership::find(&client, &instance.group).await?;
         let group = self.groups.entry(instance.group.clone()).or_default();
         if found.is_none() {
@@ -287,16 +382,28 @@ impl Fleet {
             if !host::info(&self.place, id).is_ok_and(|i| i.state == HostState::Running) {
                 continue;
             }
-            let client = Balancers::new(&emulator::sdk_config(&self.endpoint.url, &host.boot.region).await);
+            let client =
+                Balancers::new(&emulator::sdk_config(&self.endpoint.url, &host.boot.region).await);
             host.registered = true;
             for group in &host.boot.target_groups {
-                let call = client.register_targets().target_group_arn(group).targets(TargetDescription::builder().id(id).build());
+                let call = client
+                    .register_targets()
+                    .target_group_arn(group)
+                    .targets(TargetDescription::builder().id(id).build());
                 if let Err(e) = call.send().await {
-                    complaints.push((id.clone(), format!("{id} was not registered in {group}: {}", DisplayErrorContext(&e))));
+                    complaints.push((
+                        id.clone(),
+                        format!(
+                            "{id} was not registered in {group}: {}",
+                            DisplayErrorContext(&e)
+                        ),
+                    ));
                 }
             }
         }
-        complaints.iter().for_each(|(id, text)| self.complain(id, text));
+        complaints
+            .iter()
+            .for_each(|(id, text)| self.complain(id, text));
     }
 
     async fn deregister(&self, boot: &Boot) {
@@ -305,7 +412,10 @@ impl Fleet {
         }
         let client = Balancers::new(&emulator::sdk_config(&self.endpoint.url, &boot.region).await);
         for group in &boot.target_groups {
-            let call = client.deregister_targets().target_group_arn(group).targets(TargetDescription::builder().id(&boot.instance).build());
+            let call = client
+                .deregister_targets()
+                .target_group_arn(group)
+                .targets(TargetDescription::builder().id(&boot.instance).build());
             // A target group that goes with its stack needs no deregistration.
             let _ = call.send().await;
         }
@@ -319,7 +429,7 @@ impl Fleet {
             host.process.wait()?;
             self.deregister(&host.boot).await;
         }
-        cloud::remove_containers(&[id.to_owned()]).await?;
+        cloud::remove_from_engine(&[id.to_owned()]).await?;
         fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
     }
 
@@ -333,12 +443,16 @@ impl Fleet {
                 continue;
             }
             host::stop(&dir);
-            let restarted = child.kill().and_then(|()| child.wait()).map_err(Into::into).and_then(|_| {
-                let boot: Boot = place::read_json(&dir.join("boot.json"))?;
-                *child = host::start(&self.place, &boot)?;
-                fs::remove_file(&asked)?;
-                anyhow::Ok(())
-            });
+            let restarted = child
+                .kill()
+                .and_then(|()| child.wait())
+                .map_err(Into::into)
+                .and_then(|_| {
+                    let boot: Boot = place::read_json(&dir.join("boot.json"))?;
+                    *child = host::start(&self.place, &boot)?;
+                    fs::remove_file(&asked)?;
+                    anyhow::Ok(())
+                });
             if let Err(e) = restarted {
                 eprintln!("{id} was not restarted: {e:#}");
             }
@@ -367,7 +481,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn instance() -> Instance {
-        Instance { group: "g".into(), region: "r".into(), zone: "z".into(), template: "t".into(), version: "1".into() }
+        Instance {
+            group: "g".into(),
+            region: "r".into(),
+            zone: "z".into(),
+            template: "t".into(),
+            version: "1".into(),
+        }
     }
 
     proptest! {

@@ -33,7 +33,14 @@ pub async fn run() -> Result<()> {
         status(HostState::Booting, vec![])?;
         let errors = cloud_init::run(&boot.user_data).await;
         fs::write(done, "")?;
-        status(if errors.is_empty() { HostState::Running } else { HostState::Failed }, errors)?;
+        status(
+            if errors.is_empty() {
+                HostState::Running
+            } else {
+                HostState::Failed
+            },
+            errors,
+        )?;
     }
     tokio::select! {
         ended = metadata => ended?.context("metadata service"),

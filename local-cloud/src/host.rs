@@ -142,13 +142,18 @@ pub fn info(place: &Place, instance: &str) -> Result<HostInfo> {
         errors: status.map(|s| s.errors).unwrap_or_default(),
         payload: None,
         pid: init.map(|p| p.pid),
-        root: init.map_or_else(|| dir.join("upper"), |p| format!("/proc/{}/root", p.pid).into()),
+        root: init.map_or_else(
+            || dir.join("upper"),
+            |p| format!("/proc/{}/root", p.pid).into(),
+        ),
     })
 }
 
 /// The host's PID 1, when it runs.
 pub fn init(dir: &Path) -> Option<Process> {
-    read_json::<Process>(&dir.join("init.json")).ok().filter(|p| p.is_alive())
+    read_json::<Process>(&dir.join("init.json"))
+        .ok()
+        .filter(|p| p.is_alive())
 }
 
 /// Starts a host in its own namespaces; it dies with the calling thread.
@@ -159,18 +164,37 @@ pub fn start(place: &Place, boot: &Boot) -> Result<Child> {
     let dir = place.host(&boot.instance);
     fs::create_dir_all(&dir)?;
     write_json(&dir.join("boot.json"), boot)?;
-    let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("console.log"))?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("console.log"))?;
     let environment = BTreeMap::from([
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin".to_owned()),
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin".to_owned(),
+        ),
         ("HOME", "/root".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
         ("AWS_ENDPOINT_URL", boot.endpoint.clone()),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}:{METADATA_PORT}", boot.address)),
+        (
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+            format!("http://{}:{METADATA_PORT}", boot.address),
+        ),
         (crate::stand_ins::POLL, boot.poll_ms.to_string()),
         (OWNER, boot.owner.display().to_string()),
     ]);
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--propagation", "private"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=SIGKILL",
+            "--propagation",
+            "private",
+        ])
         .arg(place.file("program"))
         .args([crate::entry::HIDDEN, "host"])
         .arg(&dir)

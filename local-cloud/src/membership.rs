@@ -23,8 +23,18 @@ pub async fn find(client: &Client, group: &str) -> Result<Option<Membership>> {
     let mut stacks = client.describe_stacks().into_paginator().items().send();
     while let Some(stack) = stacks.next().await {
         let stack = stack.context("DescribeStacks")?;
-        let Some(id) = stack.stack_id().filter(|_| stack.stack_status() != Some(&StackStatus::DeleteComplete)) else { continue };
-        let resources = match client.describe_stack_resources().stack_name(id).send().await {
+        let Some(id) = stack
+            .stack_id()
+            .filter(|_| stack.stack_status() != Some(&StackStatus::DeleteComplete))
+        else {
+            continue;
+        };
+        let resources = match client
+            .describe_stack_resources()
+            .stack_name(id)
+            .send()
+            .await
+        {
             Ok(output) => output,
             // Deleted in between.
             Err(e) if e.code() == Some("ValidationError") => continue,
@@ -33,22 +43,42 @@ pub async fn find(client: &Client, group: &str) -> Result<Option<Membership>> {
         let mut known: HashMap<String, String> = stack
             .parameters()
             .iter()
-            .filter_map(|p| Some((p.parameter_key()?.to_owned(), p.parameter_value()?.to_owned())))
+            .filter_map(|p| {
+                Some((
+                    p.parameter_key()?.to_owned(),
+                    p.parameter_value()?.to_owned(),
+                ))
+            })
             .collect();
         let mut logical = None;
         for resource in resources.stack_resources() {
-            let (Some(name), Some(physical)) = (resource.logical_resource_id(), resource.physical_resource_id()) else { continue };
-            if physical == group && resource.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup") {
+            let (Some(name), Some(physical)) = (
+                resource.logical_resource_id(),
+                resource.physical_resource_id(),
+            ) else {
+                continue;
+            };
+            if physical == group
+                && resource.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup")
+            {
                 logical = Some(name.to_owned());
             }
             known.insert(name.to_owned(), physical.to_owned());
         }
         let Some(logical) = logical else { continue };
-        let template = client.get_template().stack_name(id).send().await.context("GetTemplate")?;
+        let template = client
+            .get_template()
+            .stack_name(id)
+            .send()
+            .await
+            .context("GetTemplate")?;
         let body = template.template_body().unwrap_or_default();
         // YAML is a superset of JSON. Short intrinsics such as `!Ref` are tags, which are left out by the reading below.
         let template: Value = serde_yaml::from_str(body).unwrap_or_default();
-        return Ok(Some(Membership { stack: id.to_owned(), target_groups: target_groups(&template, &logical, &known) }));
+        return Ok(Some(Membership {
+            stack: id.to_owned(),
+            target_groups: target_groups(&template, &logical, &known),
+        }));
     }
     Ok(None)
 }
@@ -74,8 +104,14 @@ mod tests {
     #[test]
     fn target_groups_are_literals_or_references() {
         let template = serde_json::json!({"Resources": {"G": {"Properties": {"TargetGroupARNs": ["arn:a", {"Ref": "T"}, {"Ref": "P"}, {"Fn::GetAtt": ["X", "Y"]}]}}}});
-        let known = HashMap::from([("T".to_owned(), "arn:t".to_owned()), ("P".to_owned(), "arn:p".to_owned())]);
-        assert_eq!(target_groups(&template, "G", &known), ["arn:a", "arn:t", "arn:p"]);
+        let known = HashMap::from([
+            ("T".to_owned(), "arn:t".to_owned()),
+            ("P".to_owned(), "arn:p".to_owned()),
+        ]);
+        assert_eq!(
+            target_groups(&template, "G", &known),
+            ["arn:a", "arn:t", "arn:p"]
+        );
         assert!(target_groups(&template, "H", &known).is_empty());
     }
 }
