@@ -22,7 +22,9 @@ pub async fn main(args: &[String]) -> Result<ExitCode> {
     let quiet = ["--only-show-errors", "--quiet", "--no-progress"];
     let flags = flags::parse(args, &["--region", "--output", "--endpoint-url"], &quiet)?;
     let words: Vec<&str> = flags.words.iter().map(String::as_str).collect();
-    let ["s3", "cp", from, to] = words[..] else { bail!("only `aws s3 cp s3://BUCKET/KEY FILE` is simulated by the local cloud") };
+    let ["s3", "cp", from, to] = words[..] else {
+        bail!("only `aws s3 cp s3://BUCKET/KEY FILE` is simulated by the local cloud")
+    };
     let (bucket, key) = from
         .strip_prefix("s3://")
         .and_then(|f| f.split_once('/'))
@@ -32,8 +34,15 @@ pub async fn main(args: &[String]) -> Result<ExitCode> {
     if let Some(url) = flags.get(["--endpoint-url", "--endpoint-url"]) {
         config = config.into_builder().endpoint_url(url).build();
     }
-    let object = Client::new(&config).get_object().bucket(bucket).key(key).send().await;
-    let mut body = object.map_err(|e| anyhow::anyhow!("fatal error: {from}: {}", DisplayErrorContext(&e)))?.body;
+    let object = Client::new(&config)
+        .get_object()
+        .bucket(bucket)
+        .key(key)
+        .send()
+        .await;
+    let mut body = object
+        .map_err(|e| anyhow::anyhow!("fatal error: {from}: {}", DisplayErrorContext(&e)))?
+        .body;
     if to == "-" {
         while let Some(bytes) = body.try_next().await? {
             stdout().write_all(&bytes).await?;
@@ -44,7 +53,9 @@ pub async fn main(args: &[String]) -> Result<ExitCode> {
     // Like the real one: aside, then renamed.
     let aside = target.with_extension(format!("{}.part", std::process::id()));
     let download = async {
-        let mut file = tokio::fs::File::create(&aside).await.with_context(|| aside.display().to_string())?;
+        let mut file = tokio::fs::File::create(&aside)
+            .await
+            .with_context(|| aside.display().to_string())?;
         while let Some(bytes) = body.try_next().await? {
             file.write_all(&bytes).await?;
         }

@@ -42,7 +42,11 @@ pub enum Outcome {
 }
 
 /// What a pass does with this hook; nothing when the value has not changed, or the resource is being changed.
-pub fn decide(hook: &Hook, baseline: &Baseline, resources: &HashMap<String, Detail>) -> Option<Outcome> {
+pub fn decide(
+    hook: &Hook,
+    baseline: &Baseline,
+    resources: &HashMap<String, Detail>,
+) -> Option<Outcome> {
     let detail = resources.get(&hook.path.resource);
     if detail.is_some_and(|d| d.status.ends_with("_IN_PROGRESS")) {
         return None;
@@ -66,14 +70,22 @@ pub fn decide(hook: &Hook, baseline: &Baseline, resources: &HashMap<String, Deta
         .into_iter()
         .filter_map(|(prefix, value)| value.map(|v| (format!("{prefix}{name}"), text(v))))
         .collect();
-    if let Some((name, _)) = environment.iter().find(|(n, v)| n.len() + v.len() + 2 > LONGEST_VARIABLE) {
-        return Some(Outcome::TooLong(format!("{name} is longer than 128 KiB: the action of `{}` can never be started", hook.name)));
+    if let Some((name, _)) = environment
+        .iter()
+        .find(|(n, v)| n.len() + v.len() + 2 > LONGEST_VARIABLE)
+    {
+        return Some(Outcome::TooLong(format!(
+            "{name} is longer than 128 KiB: the action of `{}` can never be started",
+            hook.name
+        )));
     }
     Some(Outcome::Run { environment, new })
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// How long to wait between passes: the configured minutes, or the local cloud's shorter interval.
@@ -97,11 +109,18 @@ mod tests {
 
     fn hook(triggers: &str, path: &str) -> Hook {
         let file = format!("[h]\ntriggers={triggers}\npath={path}\naction=/bin/true\n");
-        read_hooks(&[("hooks.conf".into(), file)], &mut vec![]).unwrap().remove(0)
+        read_hooks(&[("hooks.conf".into(), file)], &mut vec![])
+            .unwrap()
+            .remove(0)
     }
 
     fn resources(metadata: Value, status: &str) -> HashMap<String, Detail> {
-        let detail = Detail { metadata: Some(metadata), physical_id: "lt-1".into(), status: status.into(), last_updated: 7.5 };
+        let detail = Detail {
+            metadata: Some(metadata),
+            physical_id: "lt-1".into(),
+            status: status.into(),
+            last_updated: 7.5,
+        };
         HashMap::from([("LaunchTemplate".into(), detail)])
     }
 
@@ -112,16 +131,28 @@ mod tests {
         // D-HOST-1; docs/spec/cfn-hup.md: "The first pass only stores a baseline (post.add runs then)"
         let update = hook("post.update", PATH);
         let first = resources(json!({"Porter": {"swap": "1"}}), "CREATE_COMPLETE");
-        assert_eq!(decide(&update, &Baseline::new(), &first), Some(Outcome::Store(Some(json!({"swap": "1"})))));
-        assert!(matches!(decide(&hook("post.add", PATH), &Baseline::new(), &first), Some(Outcome::Run { .. })));
+        assert_eq!(
+            decide(&update, &Baseline::new(), &first),
+            Some(Outcome::Store(Some(json!({"swap": "1"}))))
+        );
+        assert!(matches!(
+            decide(&hook("post.add", PATH), &Baseline::new(), &first),
+            Some(Outcome::Run { .. })
+        ));
 
         let baseline = Baseline::from([(update.key(), json!({"swap": "1"}))]);
         assert_eq!(decide(&update, &baseline, &first), None);
-        let second = resources(json!({"Porter": {"swap": "2"}, "Other": 1}), "UPDATE_COMPLETE");
+        let second = resources(
+            json!({"Porter": {"swap": "2"}, "Other": 1}),
+            "UPDATE_COMPLETE",
+        );
         assert_eq!(
             decide(&update, &baseline, &second),
             Some(Outcome::Run {
-                environment: vec![("CFN_OLD_METADATA".into(), r#"{"swap":"1"}"#.into()), ("CFN_NEW_METADATA".into(), r#"{"swap":"2"}"#.into())],
+                environment: vec![
+                    ("CFN_OLD_METADATA".into(), r#"{"swap":"1"}"#.into()),
+                    ("CFN_NEW_METADATA".into(), r#"{"swap":"2"}"#.into())
+                ],
                 new: Some(json!({"swap": "2"})),
             })
         );
@@ -131,24 +162,63 @@ mod tests {
     fn changes_elsewhere_key_order_and_updates_under_way_do_nothing() {
         let update = hook("post.update", PATH);
         let baseline = Baseline::from([(update.key(), json!({"a": 1, "b": 2}))]);
-        assert_eq!(decide(&update, &baseline, &resources(json!({"Other": 5, "Porter": {"b": 2, "a": 1}}), "UPDATE_COMPLETE")), None);
+        assert_eq!(
+            decide(
+                &update,
+                &baseline,
+                &resources(
+                    json!({"Other": 5, "Porter": {"b": 2, "a": 1}}),
+                    "UPDATE_COMPLETE"
+                )
+            ),
+            None
+        );
         // docs/spec/cfn-hup.md: "Resource (not stack) status *_IN_PROGRESS: skipped until complete"
-        assert_eq!(decide(&update, &baseline, &resources(json!({"Porter": {"a": 9}}), "UPDATE_IN_PROGRESS")), None);
+        assert_eq!(
+            decide(
+                &update,
+                &baseline,
+                &resources(json!({"Porter": {"a": 9}}), "UPDATE_IN_PROGRESS")
+            ),
+            None
+        );
         let gone = resources(json!({}), "UPDATE_COMPLETE");
-        assert_eq!(decide(&update, &baseline, &gone), Some(Outcome::Store(None)));
-        assert!(matches!(decide(&hook("post.remove", PATH), &baseline, &gone), Some(Outcome::Run { .. })));
+        assert_eq!(
+            decide(&update, &baseline, &gone),
+            Some(Outcome::Store(None))
+        );
+        assert!(matches!(
+            decide(&hook("post.remove", PATH), &baseline, &gone),
+            Some(Outcome::Run { .. })
+        ));
     }
 
     #[test]
     fn the_variable_is_named_after_the_path_and_a_value_over_128_kib_never_starts_the_action() {
-        for (path, name) in [("Resources.LaunchTemplate", "LAST_UPDATED"), ("Resources.LaunchTemplate.PhysicalResourceId", "PHYSICAL_RESOURCE_ID")] {
-            let Some(Outcome::Run { environment, .. }) = decide(&hook("post.add", path), &Baseline::new(), &resources(json!({}), "CREATE_COMPLETE")) else {
+        for (path, name) in [
+            ("Resources.LaunchTemplate", "LAST_UPDATED"),
+            (
+                "Resources.LaunchTemplate.PhysicalResourceId",
+                "PHYSICAL_RESOURCE_ID",
+            ),
+        ] {
+            let Some(Outcome::Run { environment, .. }) = decide(
+                &hook("post.add", path),
+                &Baseline::new(),
+                &resources(json!({}), "CREATE_COMPLETE"),
+            ) else {
                 panic!("{path}")
             };
             assert_eq!(environment[0].0, format!("CFN_NEW_{name}"));
         }
-        let large = resources(json!({"Porter": "x".repeat(LONGEST_VARIABLE)}), "UPDATE_COMPLETE");
-        assert!(matches!(decide(&hook("post.add", PATH), &Baseline::new(), &large), Some(Outcome::TooLong(_))));
+        let large = resources(
+            json!({"Porter": "x".repeat(LONGEST_VARIABLE)}),
+            "UPDATE_COMPLETE",
+        );
+        assert!(matches!(
+            decide(&hook("post.add", PATH), &Baseline::new(), &large),
+            Some(Outcome::TooLong(_))
+        ));
     }
 
     #[test]
@@ -156,8 +226,14 @@ mod tests {
         // D-HOT-71
         let main = MainConfig::parse("[main]\nstack=s\ninterval=1\n").unwrap();
         assert_eq!(interval(&main, None), Duration::from_secs(60));
-        assert_eq!(interval(&main, Some(Duration::from_secs(1))), Duration::from_secs(1));
-        assert_eq!(interval(&main, Some(Duration::from_secs(600))), Duration::from_secs(60));
+        assert_eq!(
+            interval(&main, Some(Duration::from_secs(1))),
+            Duration::from_secs(1)
+        );
+        assert_eq!(
+            interval(&main, Some(Duration::from_secs(600))),
+            Duration::from_secs(60)
+        );
     }
 
     proptest! {

@@ -16,23 +16,66 @@ use std::process::ExitCode;
 pub async fn main(args: &[String]) -> Result<ExitCode> {
     let flags = flags::parse(
         args,
-        &["-e", "--exit-code", "-s", "--success", "-r", "--reason", "-d", "--data", "-i", "--id", "--stack", "--resource", "--region", "--url", "--role"],
+        &[
+            "-e",
+            "--exit-code",
+            "-s",
+            "--success",
+            "-r",
+            "--reason",
+            "-d",
+            "--data",
+            "-i",
+            "--id",
+            "--stack",
+            "--resource",
+            "--region",
+            "--url",
+            "--role",
+        ],
         &["-v", "--verbose"],
     )?;
-    let succeeded = match (flags.get(["-e", "--exit-code"]), flags.get(["-s", "--success"])) {
-        (Some(code), _) => code.parse::<i32>().with_context(|| format!("exit code `{code}` is not a number"))? == 0,
+    let succeeded = match (
+        flags.get(["-e", "--exit-code"]),
+        flags.get(["-s", "--success"]),
+    ) {
+        (Some(code), _) => {
+            code.parse::<i32>()
+                .with_context(|| format!("exit code `{code}` is not a number"))?
+                == 0
+        }
         (None, Some(text)) => text.eq_ignore_ascii_case("true"),
         (None, None) => true,
     };
-    let boot: crate::host::Boot = crate::place::read_json(std::path::Path::new("/var/lib/porter-host/boot.json"))?;
+    let boot: crate::host::Boot =
+        crate::place::read_json(std::path::Path::new("/var/lib/porter-host/boot.json"))?;
     let id = flags.get(["-i", "--id"]).unwrap_or(&boot.instance);
-    let (stack, resource) = (flags.get(["--stack", "--stack"]), flags.get(["--resource", "--resource"]));
+    let (stack, resource) = (
+        flags.get(["--stack", "--stack"]),
+        flags.get(["--resource", "--resource"]),
+    );
     match (stack, resource, flags.words.as_slice()) {
         (Some(stack), Some(resource), []) => {
-            let client = aws_sdk_cloudformation::Client::new(&stack_resource::config(flags.get(["--region", "--region"])).await);
-            let status = if succeeded { ResourceSignalStatus::Success } else { ResourceSignalStatus::Failure };
-            let call = client.signal_resource().stack_name(stack).logical_resource_id(resource).unique_id(id).status(status);
-            call.send().await.map_err(|e| anyhow::anyhow!("SignalResource: {}", aws_sdk_cloudformation::error::DisplayErrorContext(&e)))?;
+            let client = aws_sdk_cloudformation::Client::new(
+                &stack_resource::config(flags.get(["--region", "--region"])).await,
+            );
+            let status = if succeeded {
+                ResourceSignalStatus::Success
+            } else {
+                ResourceSignalStatus::Failure
+            };
+            let call = client
+                .signal_resource()
+                .stack_name(stack)
+                .logical_resource_id(resource)
+                .unique_id(id)
+                .status(status);
+            call.send().await.map_err(|e| {
+                anyhow::anyhow!(
+                    "SignalResource: {}",
+                    aws_sdk_cloudformation::error::DisplayErrorContext(&e)
+                )
+            })?;
         }
         (None, None, [url]) => {
             let body = serde_json::json!({
@@ -44,14 +87,24 @@ pub async fn main(args: &[String]) -> Result<ExitCode> {
         _ => bail!("either --stack and --resource, or the URL of a wait condition handle"),
     }
     if let Ok(mut log) = crate::logfile::Log::open("/var/log/cfn-signal.log") {
-        log.line(&format!("signalled {}", if succeeded { "SUCCESS" } else { "FAILURE" }));
+        log.line(&format!(
+            "signalled {}",
+            if succeeded { "SUCCESS" } else { "FAILURE" }
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn put(url: &str, body: String) -> Result<()> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let response = client.request(Request::put(url).body(Full::from(body))?).await.with_context(|| url.to_owned())?;
-    anyhow::ensure!(response.status().is_success(), "{url} answered {}", response.status());
+    let response = client
+        .request(Request::put(url).body(Full::from(body))?)
+        .await
+        .with_context(|| url.to_owned())?;
+    anyhow::ensure!(
+        response.status().is_success(),
+        "{url} answered {}",
+        response.status()
+    );
     Ok(())
 }

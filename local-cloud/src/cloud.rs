@@ -1,7 +1,7 @@
 //! A local cloud as its users see it: up, down, what runs.
 
 use crate::{
-    emulator,
+    emulator, fleet,
     host::{self, HostInfo},
     place::{self, CloudFile, Place},
     process::{Process, owned_by},
@@ -11,7 +11,10 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use bollard::{
     API_DEFAULT_VERSION, Docker,
-    query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
+    query_parameters::{
+        ListContainersOptionsBuilder, ListImagesOptions, RemoveContainerOptionsBuilder,
+        RemoveImageOptions,
+    },
 };
 use contract::names::label;
 use rustix::{
@@ -84,7 +87,11 @@ impl Cloud {
         }
         remove_leftovers(place).await?;
         let python = emulator::install(&place.cache, progress)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&place.state).with_context(|| place.state.display().to_string())?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&place.state)
+            .with_context(|| place.state.display().to_string())?;
         fs::set_permissions(&place.state, fs::Permissions::from_mode(0o700))?;
         let settings = Settings {
             hosts: options.hosts,
@@ -95,7 +102,8 @@ impl Cloud {
         };
         place::write_json(&place.file("settings.json"), &settings)?;
         let program = place.file("program");
-        fs::copy(&options.program, &program).with_context(|| options.program.display().to_string())?;
+        fs::copy(&options.program, &program)
+            .with_context(|| options.program.display().to_string())?;
         progress("starting the local cloud");
         let log = fs::File::create(place.file("fleet.log"))?;
         let mut fleet = Command::new(&program)
@@ -116,7 +124,8 @@ impl Cloud {
             }
             let ended = fleet.try_wait()?;
             if ended.is_some() || begun.elapsed() > UP_WITHIN {
-                let why = fs::read_to_string(place.file("failed")).unwrap_or_else(|_| emulator::tail(&place.file("fleet.log"), 15));
+                let why = fs::read_to_string(place.file("failed"))
+                    .unwrap_or_else(|_| emulator::tail(&place.file("fleet.log"), 15));
                 remove_leftovers(place).await?;
                 bail!("the local cloud did not start: {why}");
             }
@@ -128,7 +137,10 @@ impl Cloud {
     pub fn find(place: &Place) -> Option<Self> {
         place.fleet()?;
         let file = place.cloud().filter(|c| c.emulator.is_alive())?;
-        Some(Self { place: place.clone(), file })
+        Some(Self {
+            place: place.clone(),
+            file,
+        })
     }
 
     /// `http://127.0.0.1:PORT`
@@ -156,30 +168,26 @@ impl Cloud {
         hosts(&self.place).await
     }
 
-    /// Terminates an instance by making its group smaller by one, as scaling in does. MiniStack always chooses the group's
-    /// last instance, so only that one can be terminated.
+    /// Terminates an instance through its Auto Scaling group, which replaces it, or becomes smaller by one.
     ///
     /// # Errors
-    /// The instance is in no group, or not the last one of it.
-    pub async fn terminate_instance(&self, instance: &str) -> Result<()> {
-        for region in &self.file.regions {
-            let client = aws_sdk_autoscaling::Client::new(&self.sdk_config(region).await);
-            let groups = client.describe_auto_scaling_groups().send().await?;
-            for group in groups.auto_scaling_groups() {
-                let ids: Vec<&str> = group.instances().iter().filter_map(|i| i.instance_id()).collect();
-                if !ids.contains(&instance) {
-                    continue;
-                }
-                if ids.last() != Some(&instance) {
-                    bail!("{instance} is not the last instance of its group; MiniStack only lets go of that one: {}", ids.join(", "));
-                }
-                let name = group.auto_scaling_group_name().unwrap_or_default();
-                let size = i32::try_from(ids.len() - 1)?;
-                client.set_desired_capacity().auto_scaling_group_name(name).desired_capacity(size).send().await?;
-                return Ok(());
-            }
-        }
-        bail!("{instance} is in no group of this cloud")
+    /// The instance is in no group, or the group must not become smaller.
+    pub async fn terminate_instance(&self, instance: &str, replace: bool) -> Result<()> {
+        let region = host::info(&self.place, instance)?.region;
+        let client = aws_sdk_autoscaling::Client::new(&self.sdk_config(&region).await);
+        let call = client
+            .terminate_instance_in_auto_scaling_group()
+            .instance_id(instance);
+        call.should_decrement_desired_capacity(!replace)
+            .send()
+            .await
+            .map_err(|e| {
+                anyhow::anyhow!(
+                    "{instance} was not terminated: {}",
+                    aws_sdk_autoscaling::error::DisplayErrorContext(&e)
+                )
+            })?;
+        Ok(())
     }
 
     /// Pulls a host's plug: everything in it dies at once, while its group still counts it.
@@ -219,11 +227,20 @@ impl Cloud {
 
 /// The hosts of a place, with the payloads that their containers run as far as the engine says.
 pub async fn hosts(place: &Place) -> Vec<HostInfo> {
-    let mut hosts: Vec<HostInfo> = place.hosts().iter().filter_map(|id| host::info(place, id).ok()).collect();
-    let Ok(docker) = docker().await else { return hosts };
+    let mut hosts: Vec<HostInfo> = place
+        .hosts()
+        .iter()
+        .filter_map(|id| host::info(place, id).ok())
+        .collect();
+    let Ok(docker) = docker().await else {
+        return hosts;
+    };
     for container in containers(&docker, false).await.unwrap_or_default() {
         let labels = container.labels.unwrap_or_default();
-        if let Some(host) = hosts.iter_mut().find(|h| labels.get(label::INSTANCE) == Some(&h.instance)) {
+        if let Some(host) = hosts
+            .iter_mut()
+            .find(|h| labels.get(label::INSTANCE) == Some(&h.instance))
+        {
             host.payload = labels.get(label::PAYLOAD).cloned();
         }
     }
@@ -248,23 +265,32 @@ pub async fn remove_leftovers(place: &Place) -> Result<()> {
     }
     let hosts = place.hosts();
     if !hosts.is_empty() {
-        remove_containers(&hosts).await?;
+        remove_from_engine(&hosts).await?;
         remove_network().await;
     }
     for point in mounts_below(&place.state) {
         unmount(&point, UnmountFlags::DETACH).with_context(|| point.display().to_string())?;
     }
     match fs::remove_dir_all(&place.state) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| place.state.display().to_string()),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| place.state.display().to_string())
+        }
         _ => Ok(()),
     }
 }
 
 /// The processes that wrote down who they are, as far as they run.
 fn recorded(place: &Place) -> Vec<Process> {
-    let hosts = place.hosts().into_iter().filter_map(|id| host::init(&place.host(&id)));
+    let hosts = place
+        .hosts()
+        .into_iter()
+        .filter_map(|id| host::init(&place.host(&id)));
     let emulator = place.cloud().map(|c| c.emulator).filter(|p| p.is_alive());
-    hosts.chain(emulator).chain(place.fleet()).filter(|p| Some(*p) != Process::current()).collect()
+    hosts
+        .chain(emulator)
+        .chain(place.fleet())
+        .filter(|p| Some(*p) != Process::current())
+        .collect()
 }
 
 async fn wait_for_end(processes: &[Process]) {
@@ -277,8 +303,12 @@ async fn wait_for_end(processes: &[Process]) {
 /// Mount points below a directory in this process's mount namespace, the deepest first.
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut points: Vec<PathBuf> =
-        table.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).filter(|p| p.starts_with(dir)).collect();
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|p| p.starts_with(dir))
+        .collect();
     points.reverse();
     points
 }
@@ -286,40 +316,80 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
 pub(crate) async fn docker() -> Result<Docker> {
     let socket = requirements::docker_socket();
     let docker = Docker::connect_with_unix(&socket.to_string_lossy(), 60, API_DEFAULT_VERSION)?;
-    docker.negotiate_version().await.with_context(|| format!("Docker Engine at {}", socket.display()))
+    docker
+        .negotiate_version()
+        .await
+        .with_context(|| format!("Docker Engine at {}", socket.display()))
 }
 
-pub(crate) async fn containers(docker: &Docker, all: bool) -> Result<Vec<bollard::models::ContainerSummary>> {
+pub(crate) async fn containers(
+    docker: &Docker,
+    all: bool,
+) -> Result<Vec<bollard::models::ContainerSummary>> {
     let filters = HashMap::from([("label".to_owned(), vec![label::INSTANCE.to_owned()])]);
-    let options = ListContainersOptionsBuilder::default().all(all).filters(&filters).build();
+    let options = ListContainersOptionsBuilder::default()
+        .all(all)
+        .filters(&filters)
+        .build();
     Ok(docker.list_containers(Some(options)).await?)
 }
 
-/// Removes the containers of these instances.
+/// Removes the containers of these instances, and the names that their host agents gave to images; an image goes with
+/// its last name, so one that was built on this machine stays.
 ///
 /// # Errors
 /// The engine does not answer or refuses.
-pub async fn remove_containers(instances: &[String]) -> Result<()> {
+pub async fn remove_from_engine(instances: &[String]) -> Result<()> {
     let docker = docker().await?;
     for container in containers(&docker, true).await? {
         let labels = container.labels.unwrap_or_default();
-        let (Some(id), Some(instance)) = (container.id, labels.get(label::INSTANCE)) else { continue };
+        let (Some(id), Some(instance)) = (container.id, labels.get(label::INSTANCE)) else {
+            continue;
+        };
         if instances.contains(instance) {
-            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+            let options = RemoveContainerOptionsBuilder::default()
+                .force(true)
+                .v(true)
+                .build();
             match docker.remove_container(&id, Some(options)).await {
                 Ok(()) => {}
                 // Gone, or going: somebody else removes it.
-                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
+                Err(bollard::errors::Error::DockerResponseServerError {
+                    status_code: 404 | 409,
+                    ..
+                }) => {}
                 Err(e) => return Err(e).with_context(|| format!("container {id}")),
+            }
+        }
+    }
+    let images = docker.list_images(None::<ListImagesOptions>).await?;
+    for name in images.into_iter().flat_map(|i| i.repo_tags) {
+        // As the host agent names them: `porter/INSTANCE:DIGEST`.
+        let instance = name
+            .strip_prefix("porter/")
+            .and_then(|n| n.split(':').next());
+        if instance.is_some_and(|id| instances.iter().any(|i| i.eq_ignore_ascii_case(id))) {
+            match docker
+                .remove_image(&name, None::<RemoveImageOptions>, None)
+                .await
+            {
+                Ok(_)
+                | Err(bollard::errors::Error::DockerResponseServerError {
+                    status_code: 404 | 409,
+                    ..
+                }) => {}
+                Err(e) => return Err(e).with_context(|| format!("image {name}")),
             }
         }
     }
     Ok(())
 }
 
-/// Removes the agents' network. The engine refuses while another cloud's containers are in it, and that is right.
+/// Removes the agents' network, unless another cloud on this machine needs it too: then that one removes it.
 async fn remove_network() {
-    if let Ok(docker) = docker().await {
+    if !fleet::any_runs()
+        && let Ok(docker) = docker().await
+    {
         let _ = docker.remove_network(NETWORK).await;
     }
 }
@@ -336,8 +406,13 @@ impl Ephemeral {
     pub async fn up(name: &str, dir: &Path, mut options: Options) -> Result<Self> {
         options.owner = Process::current();
         let cache = Place::from_env(name)?.cache;
-        let place = Place { cache, ..Place::below(name, dir, Path::new("/"))? };
-        Ok(Self(Cloud::up(&place, &options, &|line| eprintln!("{line}")).await?))
+        let place = Place {
+            cache,
+            ..Place::below(name, dir, Path::new("/"))?
+        };
+        Ok(Self(
+            Cloud::up(&place, &options, &|line| eprintln!("{line}")).await?,
+        ))
     }
 }
 

@@ -69,7 +69,8 @@ pub struct BootPlan {
 /// # Errors
 /// It is not base64 or not UTF-8.
 pub fn decode(user_data: &str) -> Result<String> {
-    let bytes = aws_smithy_types::base64::decode(user_data.split_whitespace().collect::<String>()).context("user data is not base64")?;
+    let bytes = aws_smithy_types::base64::decode(user_data.split_whitespace().collect::<String>())
+        .context("user data is not base64")?;
     if bytes.starts_with(&[0x1f, 0x8b]) {
         bail!("user data is compressed; the local cloud reads plain user data only");
     }
@@ -96,30 +97,49 @@ fn part(text: &str) -> Result<Part> {
         return Ok(Part::Script(text.to_owned()));
     }
     if text.starts_with("#cloud-config") {
-        let yaml: serde_yaml::Value = serde_yaml::from_str(text).context("#cloud-config is not YAML")?;
+        let yaml: serde_yaml::Value =
+            serde_yaml::from_str(text).context("#cloud-config is not YAML")?;
         return match yaml {
             serde_yaml::Value::Mapping(map) => Ok(Part::Config(map)),
             serde_yaml::Value::Null => Ok(Part::Config(serde_yaml::Mapping::new())),
             _ => bail!("#cloud-config is not a mapping"),
         };
     }
-    let first: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
+    let first: String = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(60)
+        .collect();
     bail!("user data begins with `{first}`: neither #cloud-config, nor #!, nor MIME multipart")
 }
 
 fn multipart(data: &str) -> Result<Vec<Part>> {
     let data = data.replace("\r\n", "\n");
-    let (head, body) = data.split_once("\n\n").context("MIME user data has no body")?;
-    let boundary = Regex::new(r#"(?i)boundary="?([^";\s]+)"?"#)?.captures(head).map(|c| c[1].to_owned()).context("MIME user data has no boundary")?;
+    let (head, body) = data
+        .split_once("\n\n")
+        .context("MIME user data has no body")?;
+    let boundary = Regex::new(r#"(?i)boundary="?([^";\s]+)"?"#)?
+        .captures(head)
+        .map(|c| c[1].to_owned())
+        .context("MIME user data has no boundary")?;
     let mark = format!("--{boundary}");
     let mut parts = vec![];
     for section in format!("\n{body}").split(&format!("\n{mark}")).skip(1) {
         if section.starts_with("--") {
             break;
         }
-        let (head, text) = section.trim_start_matches([' ', '\n']).split_once("\n\n").context("a MIME part has no body")?;
+        let (head, text) = section
+            .trim_start_matches([' ', '\n'])
+            .split_once("\n\n")
+            .context("a MIME part has no body")?;
         let head = head.to_ascii_lowercase();
-        let text = if head.contains("content-transfer-encoding: base64") { decode(text)? } else { text.to_owned() };
+        let text = if head.contains("content-transfer-encoding: base64") {
+            decode(text)?
+        } else {
+            text.to_owned()
+        };
         parts.push(part(&text)?);
     }
     Ok(parts)
@@ -136,7 +156,8 @@ pub fn plan(parts: &[Part]) -> Result<BootPlan> {
         match part {
             Part::Config(map) => merged.extend(map.clone()),
             Part::Script(script) => {
-                plan.scripts.insert(format!("part-{:03}", n + 1), script.clone());
+                plan.scripts
+                    .insert(format!("part-{:03}", n + 1), script.clone());
             }
         }
     }
@@ -145,9 +166,11 @@ pub fn plan(parts: &[Part]) -> Result<BootPlan> {
             "write_files" => plan.files = serde_yaml::from_value(value).context("write_files")?,
             "packages" => plan.packages = package_names(value)?,
             "runcmd" => {
-                plan.scripts.insert("runcmd".into(), shell_script(value).context("runcmd")?);
+                plan.scripts
+                    .insert("runcmd".into(), shell_script(value).context("runcmd")?);
             }
-            "package_update" | "package_upgrade" | "repo_upgrade" | "repo_releasever" | "output" | "merge_how" => {}
+            "package_update" | "package_upgrade" | "repo_upgrade" | "repo_releasever"
+            | "output" | "merge_how" => {}
             other => plan.ignored.push(other.to_owned()),
         }
     }
@@ -159,7 +182,12 @@ fn package_names(value: serde_yaml::Value) -> Result<Vec<String>> {
     // `[name, version]` pins a version.
     names
         .iter()
-        .map(|n| n.as_str().or_else(|| n.get(0)?.as_str()).map(str::to_owned).context("packages: neither a name nor a list"))
+        .map(|n| {
+            n.as_str()
+                .or_else(|| n.get(0)?.as_str())
+                .map(str::to_owned)
+                .context("packages: neither a name nor a list")
+        })
         .collect()
 }
 
@@ -170,7 +198,10 @@ fn shell_script(value: serde_yaml::Value) -> Result<String> {
         match line {
             serde_yaml::Value::String(line) => script += &line,
             serde_yaml::Value::Sequence(words) => {
-                let quoted: Vec<String> = words.iter().map(|w| format!("'{}'", scalar(w).replace('\'', r"'\''"))).collect();
+                let quoted: Vec<String> = words
+                    .iter()
+                    .map(|w| format!("'{}'", scalar(w).replace('\'', r"'\''")))
+                    .collect();
                 script += &quoted.join(" ");
             }
             serde_yaml::Value::Null => continue,
@@ -184,7 +215,10 @@ fn shell_script(value: serde_yaml::Value) -> Result<String> {
 fn scalar(value: &serde_yaml::Value) -> String {
     match value {
         serde_yaml::Value::String(s) => s.clone(),
-        other => serde_yaml::to_string(other).unwrap_or_default().trim().to_owned(),
+        other => serde_yaml::to_string(other)
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
     }
 }
 
@@ -234,20 +268,41 @@ async fn carry_out(plan: &BootPlan, log: &mut Log, errors: &mut Vec<String>) {
 
 async fn write_file(file: &WrittenFile) -> Result<()> {
     let encoded = matches!(file.encoding.as_deref(), Some("b64" | "base64"));
-    if file.encoding.as_deref().is_some_and(|e| !encoded && e != "text/plain") {
-        bail!("encoding {} is not simulated by the local cloud", file.encoding.as_deref().unwrap_or_default());
+    if file
+        .encoding
+        .as_deref()
+        .is_some_and(|e| !encoded && e != "text/plain")
+    {
+        bail!(
+            "encoding {} is not simulated by the local cloud",
+            file.encoding.as_deref().unwrap_or_default()
+        );
     }
-    let content = if encoded { aws_smithy_types::base64::decode(file.content.trim())? } else { file.content.clone().into_bytes() };
+    let content = if encoded {
+        aws_smithy_types::base64::decode(file.content.trim())?
+    } else {
+        file.content.clone().into_bytes()
+    };
     if let Some(parent) = file.path.parent() {
         fs::create_dir_all(parent)?;
     }
     let mut options = OpenOptions::new();
-    options.create(true).write(true).append(file.append).truncate(!file.append);
+    options
+        .create(true)
+        .write(true)
+        .append(file.append)
+        .truncate(!file.append);
     options.open(&file.path)?.write_all(&content)?;
-    let mode = u32::from_str_radix(file.permissions.as_deref().unwrap_or("0644"), 8).context("permissions")?;
+    let mode = u32::from_str_radix(file.permissions.as_deref().unwrap_or("0644"), 8)
+        .context("permissions")?;
     fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
     if let Some(owner) = &file.owner
-        && !Command::new("chown").arg(owner).arg(&file.path).status().await?.success()
+        && !Command::new("chown")
+            .arg(owner)
+            .arg(&file.path)
+            .status()
+            .await?
+            .success()
     {
         bail!("chown {owner}");
     }
@@ -287,17 +342,41 @@ mod tests {
         let plan = plan(&parse(&mime).unwrap()).unwrap();
         assert_eq!(plan.packages, ["haproxy", "docker"]);
         assert_eq!(plan.files[0].permissions.as_deref(), Some("0600"));
-        assert_eq!(plan.scripts.keys().collect::<Vec<_>>(), ["part-002", "runcmd"]);
+        assert_eq!(
+            plan.scripts.keys().collect::<Vec<_>>(),
+            ["part-002", "runcmd"]
+        );
         assert_eq!(plan.scripts["part-002"].trim_end(), script.trim_end());
-        assert_eq!(plan.scripts["runcmd"], "#!/bin/sh\necho \"$A\"\n'touch' 'it'\\''s'\n");
-        assert_eq!(super::plan(&parse(config).unwrap()).unwrap().files, plan.files);
+        assert_eq!(
+            plan.scripts["runcmd"],
+            "#!/bin/sh\necho \"$A\"\n'touch' 'it'\\''s'\n"
+        );
+        assert_eq!(
+            super::plan(&parse(config).unwrap()).unwrap().files,
+            plan.files
+        );
     }
 
     #[test]
     fn what_cloud_init_would_pass_over_is_an_error_and_an_unknown_key_is_reported() {
-        assert!(parse("packages: [x]\n").unwrap_err().to_string().contains("neither #cloud-config"));
-        assert!(decode("H4sIAAAAAAAA/w==").unwrap_err().to_string().contains("compressed"));
-        assert_eq!(plan(&parse("#cloud-config\nswap: {size: 1}\n").unwrap()).unwrap().ignored, ["swap"]);
+        assert!(
+            parse("packages: [x]\n")
+                .unwrap_err()
+                .to_string()
+                .contains("neither #cloud-config")
+        );
+        assert!(
+            decode("H4sIAAAAAAAA/w==")
+                .unwrap_err()
+                .to_string()
+                .contains("compressed")
+        );
+        assert_eq!(
+            plan(&parse("#cloud-config\nswap: {size: 1}\n").unwrap())
+                .unwrap()
+                .ignored,
+            ["swap"]
+        );
         assert!(parse(" \n").unwrap().is_empty());
     }
 }

@@ -18,6 +18,8 @@ use std::{
 
 /// MiniStack and everything it pulls in, at the versions this was tested with.
 const PINNED: &str = include_str!("requirements.txt");
+/// Starts it, with one action added.
+const LAUNCHER: &str = include_str!("launcher.py");
 /// A first import of everything may have to read it all from a slow disk.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -38,9 +40,19 @@ impl Emulator {
     /// See [`install`] and [`Emulator::start_in`].
     pub async fn start() -> Result<Self> {
         let cache = crate::place::Place::from_env("test")?.cache;
-        let python = tokio::task::spawn_blocking(move || install(&cache, &|line| eprintln!("{line}"))).await??;
-        let files = tempfile::Builder::new().prefix("porter-emulator-").tempdir()?;
-        let mut emulator = Self::start_in(&python, files.path(), &files.path().join("emulator.log"), files.path()).await?;
+        let python =
+            tokio::task::spawn_blocking(move || install(&cache, &|line| eprintln!("{line}")))
+                .await??;
+        let files = tempfile::Builder::new()
+            .prefix("porter-emulator-")
+            .tempdir()?;
+        let mut emulator = Self::start_in(
+            &python,
+            files.path(),
+            &files.path().join("emulator.log"),
+            files.path(),
+        )
+        .await?;
         emulator._files = Some(files);
         Ok(emulator)
     }
@@ -64,13 +76,25 @@ impl Emulator {
         Err(last.context("the emulator was not started")?)
     }
 
-    async fn on_port(python: &Path, port: u16, dir: &Path, log: &Path, owner: &Path) -> Result<Self> {
-        let output = fs::OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
+    async fn on_port(
+        python: &Path,
+        port: u16,
+        dir: &Path,
+        log: &Path,
+        owner: &Path,
+    ) -> Result<Self> {
+        let output = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| log.display().to_string())?;
+        let launcher = dir.join("launcher.py");
+        fs::write(&launcher, LAUNCHER)?;
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL"])
             .arg(python)
-            .args(["-m", "ministack"])
+            .arg(&launcher)
             .env_clear()
             .envs(env::var_os("PATH").map(|p| ("PATH", p)))
             .env("LANG", "C.UTF-8")
@@ -94,7 +118,13 @@ impl Emulator {
             .stderr(output);
         let (process, stop, keeper) = keep(command)?;
         let url = format!("http://127.0.0.1:{port}");
-        let emulator = Self { process, url, stop, keeper: Some(keeper), _files: None };
+        let emulator = Self {
+            process,
+            url,
+            stop,
+            keeper: Some(keeper),
+            _files: None,
+        };
         let endpoint = Endpoint::new(&emulator.url);
         let begun = Instant::now();
         loop {
@@ -104,10 +134,19 @@ impl Emulator {
                 return Ok(emulator);
             }
             if !emulator.is_alive() {
-                bail!("MiniStack ended before it was healthy; the end of {}:\n{}", log.display(), tail(log, 15));
+                bail!(
+                    "MiniStack ended before it was healthy; the end of {}:\n{}",
+                    log.display(),
+                    tail(log, 15)
+                );
             }
             if begun.elapsed() > HEALTHY_WITHIN {
-                bail!("MiniStack was not healthy within {} s; the end of {}:\n{}", HEALTHY_WITHIN.as_secs(), log.display(), tail(log, 15));
+                bail!(
+                    "MiniStack was not healthy within {} s; the end of {}:\n{}",
+                    HEALTHY_WITHIN.as_secs(),
+                    log.display(),
+                    tail(log, 15)
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -145,7 +184,8 @@ impl Drop for Emulator {
 
 /// SDK configuration for an emulator's endpoint.
 pub async fn sdk_config(endpoint: &str, region: &str) -> aws_config::SdkConfig {
-    let credentials = aws_sdk_s3::config::Credentials::new("test", "test", None, None, "porter local cloud");
+    let credentials =
+        aws_sdk_s3::config::Credentials::new("test", "test", None, None, "porter local cloud");
     aws_config::defaults(aws_config::BehaviorVersion::latest())
         .endpoint_url(endpoint)
         .region(aws_config::Region::new(region.to_owned()))
@@ -165,7 +205,8 @@ fn keep(mut command: Command) -> Result<(Process, mpsc::Sender<()>, thread::Join
             // Also when the sender is gone.
             loop {
                 match stopped.recv_timeout(Duration::from_millis(500)) {
-                    Err(mpsc::RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(None)) => {}
+                    Err(mpsc::RecvTimeoutError::Timeout)
+                        if matches!(child.try_wait(), Ok(None)) => {}
                     _ => break,
                 }
             }
@@ -194,17 +235,38 @@ pub fn install(cache: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf> {
     // Two that start at once share one installation.
     let lock = fs::File::open(cache)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-    let works = || Command::new(&python).args(["-c", "import ministack"]).output().is_ok_and(|o| o.status.success());
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import ministack"])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
     if fs::read_to_string(&complete).is_ok_and(|c| c == PINNED) && works() {
         return Ok(python);
     }
-    progress(&format!("installing MiniStack {version}, the AWS endpoint, into {} (once)", dir.display()));
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+    progress(&format!(
+        "installing MiniStack {version}, the AWS endpoint, into {} (once)",
+        dir.display()
+    ));
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&dir))?;
     let list = dir.join("requirements.txt");
     fs::write(&list, PINNED)?;
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--only-binary", ":all:"]);
-    run(pip.arg("-c").arg(&list).arg(format!("ministack=={version}")))?;
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--only-binary",
+        ":all:",
+    ]);
+    run(pip
+        .arg("-c")
+        .arg(&list)
+        .arg(format!("ministack=={version}")))?;
     fs::write(&complete, PINNED)?;
     Ok(python)
 }
@@ -223,24 +285,36 @@ pub fn uninstall(cache: &Path) -> Result<()> {
 }
 
 fn version() -> &'static str {
-    PINNED.lines().find_map(|l| l.strip_prefix("ministack==")).unwrap_or_default()
+    PINNED
+        .lines()
+        .find_map(|l| l.strip_prefix("ministack=="))
+        .unwrap_or_default()
 }
 
 fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}").replace('"', "");
-    let output = command.stdin(Stdio::null()).output().with_context(|| shown.clone())?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| shown.clone())?;
     if output.status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text.lines().collect();
-    bail!("{shown}: {}\n{}", output.status, lines[lines.len().saturating_sub(12)..].join("\n"))
+    bail!(
+        "{shown}: {}\n{}",
+        output.status,
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    )
 }
 
 /// The last lines of a file.
 pub fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let text = fs::read(path)
+        .map(|b| String::from_utf8_lossy(&b).into_owned())
+        .unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
-

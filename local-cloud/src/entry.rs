@@ -10,8 +10,16 @@ pub const HIDDEN: &str = "__local-cloud";
 /// Runs a hidden entry, when this process was started as one: as a stand-in such as `cfn-init`, inside a simulated host,
 /// or with [`HIDDEN`] as its first argument. The program's `main` calls it before anything else, outside any runtime.
 pub fn run(args: &[OsString]) -> Option<ExitCode> {
-    let name = args.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str()).unwrap_or_default();
-    let text: Vec<String> = args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let name = args
+        .first()
+        .and_then(|a| Path::new(a).file_name())
+        .and_then(|n| n.to_str())
+        .unwrap_or_default();
+    let text: Vec<String> = args
+        .iter()
+        .skip(1)
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
     let inside = env::var_os(OWNER).is_some();
     let result = if inside && stand_ins::is_one(name) {
         in_runtime(stand_ins::run(name, &text))
@@ -30,7 +38,11 @@ fn hidden(args: &[String]) -> Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["fleet", name, state, cache] => {
-            let place = Place { name: name.into(), state: state.into(), cache: cache.into() };
+            let place = Place {
+                name: name.into(),
+                state: state.into(),
+                cache: cache.into(),
+            };
             fleet::main(&place).inspect_err(|e| {
                 // `up` reads it; when the directory is gone, `down` was faster.
                 let _ = std::fs::write(place.file("failed"), format!("{e:#}"));
@@ -44,5 +56,9 @@ fn hidden(args: &[String]) -> Result<()> {
 
 /// A runtime on this thread: what it starts dies with it.
 pub(crate) fn in_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("runtime")?
+        .block_on(work)
 }

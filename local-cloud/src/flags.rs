@@ -13,7 +13,11 @@ pub struct Flags {
 impl Flags {
     /// The value of a flag by its short or long name; the last one counts. A switch has the value of nothing.
     pub fn get(&self, names: [&str; 2]) -> Option<&str> {
-        self.values.iter().rev().find(|(n, _)| names.contains(&n.as_str())).map(|(_, v)| v.as_str())
+        self.values
+            .iter()
+            .rev()
+            .find(|(n, _)| names.contains(&n.as_str()))
+            .map(|(_, v)| v.as_str())
     }
 }
 
@@ -30,7 +34,9 @@ pub fn parse(args: &[String], with_value: &[&str], switches: &[&str]) -> Result<
             _ => (arg.as_str(), None),
         };
         if with_value.contains(&name) {
-            let Some(value) = inline.or_else(|| args.next().cloned()) else { bail!("{name} requires an argument") };
+            let Some(value) = inline.or_else(|| args.next().cloned()) else {
+                bail!("{name} requires an argument")
+            };
             flags.values.push((name.to_owned(), value));
         } else if switches.contains(&name) && inline.is_none() {
             flags.values.push((name.to_owned(), String::new()));
@@ -47,9 +53,22 @@ pub fn parse(args: &[String], with_value: &[&str], switches: &[&str]) -> Result<
 mod tests {
     #[test]
     fn an_unknown_flag_or_a_missing_value_is_refused() {
-        let parse = |line: &str| super::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), &["-s", "--stack"], &["-v"]);
+        let parse = |line: &str| {
+            super::parse(
+                &line.split(' ').map(str::to_owned).collect::<Vec<_>>(),
+                &["-s", "--stack"],
+                &["-v"],
+            )
+        };
         let flags = parse("-v --stack=a -s b word").unwrap();
-        assert_eq!((flags.get(["-s", "--stack"]), flags.get(["-v", "-v"]), &flags.words[..]), (Some("b"), Some(""), &["word".to_owned()][..]));
+        assert_eq!(
+            (
+                flags.get(["-s", "--stack"]),
+                flags.get(["-v", "-v"]),
+                &flags.words[..]
+            ),
+            (Some("b"), Some(""), &["word".to_owned()][..])
+        );
         assert!(parse("--stak a").is_err() && parse("-s").is_err());
     }
 }

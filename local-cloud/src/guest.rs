@@ -8,6 +8,7 @@ use crate::{
     systemd::{self, Manager},
 };
 use anyhow::{Context, Result};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{fs, path::Path, sync::Arc};
 use tokio::net::TcpListener;
 
@@ -16,6 +17,9 @@ use tokio::net::TcpListener;
 /// # Errors
 /// The metadata address is taken, or the service manager's socket can't be made.
 pub async fn run() -> Result<()> {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).context("number of open files")?;
     let boot: Boot = place::read_json(Path::new("/var/lib/porter-host/boot.json"))?;
     let metadata = TcpListener::bind((boot.address.as_str(), METADATA_PORT))
         .await
@@ -29,7 +33,14 @@ pub async fn run() -> Result<()> {
         status(HostState::Booting, vec![])?;
         let errors = cloud_init::run(&boot.user_data).await;
         fs::write(done, "")?;
-        status(if errors.is_empty() { HostState::Running } else { HostState::Failed }, errors)?;
+        status(
+            if errors.is_empty() {
+                HostState::Running
+            } else {
+                HostState::Failed
+            },
+            errors,
+        )?;
     }
     tokio::select! {
         ended = metadata => ended?.context("metadata service"),

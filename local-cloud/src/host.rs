@@ -34,6 +34,10 @@ pub struct Boot {
     pub instance: String,
     /// Auto Scaling group.
     pub group: String,
+    /// The group's stack, when CloudFormation made it.
+    pub stack: Option<String>,
+    /// Target groups in which the instance is registered once it runs.
+    pub target_groups: Vec<String>,
     /// Loopback address, 127.0.x.y.
     pub address: String,
     /// AWS region.
@@ -93,6 +97,8 @@ pub struct HostInfo {
     pub instance: String,
     /// Auto Scaling group.
     pub group: String,
+    /// Id of the stack that the group belongs to.
+    pub stack: Option<String>,
     /// AWS region.
     pub region: String,
     /// Loopback address.
@@ -129,19 +135,25 @@ pub fn info(place: &Place, instance: &str) -> Result<HostInfo> {
         url: format!("http://{}:{HTTP_PORT}", boot.address),
         instance: boot.instance,
         group: boot.group,
+        stack: boot.stack,
         region: boot.region,
         address: boot.address,
         state,
         errors: status.map(|s| s.errors).unwrap_or_default(),
         payload: None,
         pid: init.map(|p| p.pid),
-        root: init.map_or_else(|| dir.join("upper"), |p| format!("/proc/{}/root", p.pid).into()),
+        root: init.map_or_else(
+            || dir.join("upper"),
+            |p| format!("/proc/{}/root", p.pid).into(),
+        ),
     })
 }
 
 /// The host's PID 1, when it runs.
 pub fn init(dir: &Path) -> Option<Process> {
-    read_json::<Process>(&dir.join("init.json")).ok().filter(|p| p.is_alive())
+    read_json::<Process>(&dir.join("init.json"))
+        .ok()
+        .filter(|p| p.is_alive())
 }
 
 /// Starts a host in its own namespaces; it dies with the calling thread.
@@ -152,18 +164,37 @@ pub fn start(place: &Place, boot: &Boot) -> Result<Child> {
     let dir = place.host(&boot.instance);
     fs::create_dir_all(&dir)?;
     write_json(&dir.join("boot.json"), boot)?;
-    let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("console.log"))?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("console.log"))?;
     let environment = BTreeMap::from([
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin".to_owned()),
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/aws/bin".to_owned(),
+        ),
         ("HOME", "/root".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
         ("AWS_ENDPOINT_URL", boot.endpoint.clone()),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}:{METADATA_PORT}", boot.address)),
+        (
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+            format!("http://{}:{METADATA_PORT}", boot.address),
+        ),
         (crate::stand_ins::POLL, boot.poll_ms.to_string()),
         (OWNER, boot.owner.display().to_string()),
     ]);
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--propagation", "private"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=SIGKILL",
+            "--propagation",
+            "private",
+        ])
         .arg(place.file("program"))
         .args([crate::entry::HIDDEN, "host"])
         .arg(&dir)

@@ -24,6 +24,7 @@ const EMPTY: &[(&str, u32)] = &[
     ("opt/aws", 0o755),
     ("root", 0o700),
     ("tmp", 0o1777),
+    ("usr/lib/systemd/system", 0o755),
     ("var/lib/cfn-hup", 0o755),
     ("var/lib/cfn-init", 0o755),
     ("var/lib/cloud", 0o755),
@@ -51,22 +52,41 @@ pub fn write(upper: &Path, boot: &Boot) -> Result<()> {
         fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
         // Hides what the machine has at this place.
         rustix::fs::setxattr(&path, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-            .with_context(|| format!("{}: the file system takes no `trusted.` attributes", path.display()))?;
+            .with_context(|| {
+                format!(
+                    "{}: the file system takes no `trusted.` attributes",
+                    path.display()
+                )
+            })?;
     }
-    for parent in ["etc", "etc/systemd", "opt", "usr/bin", "usr/local/bin", "var", "var/lib"] {
+    for parent in [
+        "etc",
+        "etc/systemd",
+        "opt",
+        "usr",
+        "usr/bin",
+        "usr/lib",
+        "usr/lib/systemd",
+        "var",
+        "var/lib",
+    ] {
         fs::create_dir_all(upper.join(parent))?;
         fs::set_permissions(upper.join(parent), fs::Permissions::from_mode(0o755))?;
     }
     fs::create_dir_all(upper.join("opt/aws/bin"))?;
     fs::write(upper.join(PROGRAM.trim_start_matches('/')), "")?;
-    for (dir, names) in [("opt/aws/bin", stand_ins::CFN_TOOLS), ("usr/bin", stand_ins::SYSTEM_TOOLS)] {
+    for (dir, names) in [
+        ("opt/aws/bin", stand_ins::CFN_TOOLS),
+        ("usr/bin", stand_ins::SYSTEM_TOOLS),
+    ] {
         for name in names {
             symlink(PROGRAM, upper.join(dir).join(name)).with_context(|| (*name).to_owned())?;
         }
     }
-    let units = upper.join("usr/lib/systemd/system");
-    fs::create_dir_all(&units)?;
-    fs::write(units.join("cfn-hup.service"), CFN_HUP_UNIT)?;
+    fs::write(
+        upper.join("usr/lib/systemd/system/cfn-hup.service"),
+        CFN_HUP_UNIT,
+    )?;
     fs::write(upper.join("etc/hostname"), format!("{}\n", boot.instance))?;
     let machine = serde_json::json!({
         "bind_address": boot.address,
@@ -74,8 +94,14 @@ pub fn write(upper: &Path, boot: &Boot) -> Result<()> {
         "forwarded_https_port": FORWARDED_HTTPS_PORT,
         "publish_address": boot.address,
     });
-    fs::write(upper.join("etc/porter/machine.json"), serde_json::to_vec_pretty(&machine)?)?;
+    fs::write(
+        upper.join("etc/porter/machine.json"),
+        serde_json::to_vec_pretty(&machine)?,
+    )?;
     fs::create_dir_all(upper.join("var/lib/porter-host"))?;
-    fs::write(upper.join("var/lib/porter-host/boot.json"), serde_json::to_vec(boot)?)?;
+    fs::write(
+        upper.join("var/lib/porter-host/boot.json"),
+        serde_json::to_vec(boot)?,
+    )?;
     Ok(())
 }

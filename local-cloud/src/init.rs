@@ -40,10 +40,15 @@ pub fn run(dir: &Path) -> Result<()> {
     write_json(&dir.join("init.json"), &process)?;
     chroot(&root)?;
     env::set_current_dir("/")?;
-    let guest = Command::new(PROGRAM).args([crate::entry::HIDDEN, "guest"]).spawn().context("the guest was not started")?;
+    let guest = Command::new(PROGRAM)
+        .args([crate::entry::HIDDEN, "guest"])
+        .spawn()
+        .context("the guest was not started")?;
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if u32::try_from(pid.as_raw_nonzero().get()) == Ok(guest.id()) => {
+            Ok(Some((pid, status)))
+                if u32::try_from(pid.as_raw_nonzero().get()) == Ok(guest.id()) =>
+            {
                 bail!("the guest ended: {status:?}");
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -58,7 +63,11 @@ fn make_root(dir: &Path, boot: &Boot, program: &Path) -> Result<PathBuf> {
         fs::create_dir_all(d)?;
     }
     image::write(&upper, boot)?;
-    let layers = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+    let layers = format!(
+        "lowerdir=/,upperdir={},workdir={}",
+        upper.display(),
+        work.display()
+    );
     mount("overlay", &root, "overlay", MountFlags::empty(), Some(CString::new(layers)?.as_c_str())).with_context(|| {
         format!(
             "overlay at {}: the file system of this directory can't hold an upper layer; set XDG_STATE_HOME to a directory on ext4, xfs, btrfs or tmpfs",
@@ -66,15 +75,36 @@ fn make_root(dir: &Path, boot: &Boot, program: &Path) -> Result<PathBuf> {
         )
     })?;
     let at = |path: &str| root.join(path);
-    mount("proc", at("proc"), "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).context("/proc")?;
+    mount(
+        "proc",
+        at("proc"),
+        "proc",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        None,
+    )
+    .context("/proc")?;
     mount_bind_recursive("/dev", at("dev")).context("/dev")?;
     mount_bind_recursive("/sys", at("sys")).context("/sys")?;
-    mount("tmpfs", at("run"), "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755")).context("/run")?;
+    // The kernel and the network are the machine's: a host must not turn their knobs.
+    mount_remount(at("sys"), MountFlags::BIND | MountFlags::RDONLY, c"")
+        .context("/sys, read-only")?;
+    mount_bind(at("proc/sys"), at("proc/sys")).context("/proc/sys")?;
+    mount_remount(at("proc/sys"), MountFlags::BIND | MountFlags::RDONLY, c"")
+        .context("/proc/sys, read-only")?;
+    mount(
+        "tmpfs",
+        at("run"),
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(c"mode=0755"),
+    )
+    .context("/run")?;
     fs::create_dir_all(at("run/lock"))?;
     bind_file(&boot.docker_socket, &at("run/docker.sock"))?;
     let inside = at(PROGRAM.trim_start_matches('/'));
     bind_file(program, &inside)?;
-    mount_remount(&inside, MountFlags::BIND | MountFlags::RDONLY, c"").context("stand-in, read-only")?;
+    mount_remount(&inside, MountFlags::BIND | MountFlags::RDONLY, c"")
+        .context("stand-in, read-only")?;
     Ok(root)
 }
 

@@ -9,7 +9,7 @@
 //! | [`cloud`], [`place`], [`logs`] | a cloud as its users see it: up, down, its files |
 //! | [`requirements`] | what the machine must have |
 //! | [`emulator`], [`resources`], [`query`] | MiniStack, what exists in it from the start, calls without an SDK |
-//! | [`fleet`] | the background process: groups → hosts |
+//! | [`fleet`], [`membership`] | the background process: groups → hosts |
 //! | [`host`], [`init`], [`image`] | one simulated host from outside, its PID 1, what its root has |
 //! | [`guest`], [`metadata`], [`cloud_init`], [`systemd`] | what runs in it |
 //! | [`stand_ins`], [`cfn_init`], [`cfn_hup`], [`cfn_signal`], [`aws_cli`] | programs of the machine image, by their names |
@@ -36,6 +36,7 @@ pub mod image;
 pub mod init;
 pub mod logfile;
 pub mod logs;
+pub mod membership;
 pub mod metadata;
 pub mod place;
 pub mod process;

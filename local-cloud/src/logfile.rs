@@ -18,12 +18,22 @@ impl Log {
     /// # Errors
     /// It can't be written.
     pub fn open(path: &str) -> Result<Self> {
-        Ok(Self { file: OpenOptions::new().create(true).append(true).open(path).with_context(|| path.to_owned())? })
+        Ok(Self {
+            file: OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| path.to_owned())?,
+        })
     }
 
     /// Adds a line. A full disk must not end the work that is being logged.
     pub fn line(&mut self, text: &str) {
-        let _ = writeln!(self.file, "{} {text}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"));
+        let _ = writeln!(
+            self.file,
+            "{} {text}",
+            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+        );
     }
 
     /// Adds what a process has written.

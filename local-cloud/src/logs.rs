@@ -39,11 +39,24 @@ pub enum Source {
 /// # Errors
 /// None or several are meant.
 pub fn select(hosts: &[HostInfo], wanted: Option<&str>) -> Result<Vec<HostInfo>> {
-    let Some(wanted) = wanted else { return Ok(hosts.to_vec()) };
-    let meant: Vec<&HostInfo> =
-        hosts.iter().filter(|h| h.instance == wanted || h.address == wanted).collect();
-    let begins: Vec<&HostInfo> = hosts.iter().filter(|h| h.instance.starts_with(wanted)).collect();
-    let ids = || hosts.iter().map(|h| h.instance.as_str()).collect::<Vec<_>>().join(", ");
+    let Some(wanted) = wanted else {
+        return Ok(hosts.to_vec());
+    };
+    let meant: Vec<&HostInfo> = hosts
+        .iter()
+        .filter(|h| h.instance == wanted || h.address == wanted)
+        .collect();
+    let begins: Vec<&HostInfo> = hosts
+        .iter()
+        .filter(|h| h.instance.starts_with(wanted))
+        .collect();
+    let ids = || {
+        hosts
+            .iter()
+            .map(|h| h.instance.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match (&meant[..], &begins[..]) {
         ([one], _) | ([], [one]) => Ok(vec![(*one).clone()]),
         ([], []) => bail!("there is no host `{wanted}`; there are: {}", ids()),
@@ -67,7 +80,11 @@ impl Printer {
             files.push(("fleet".into(), Source::Fleet, place.file("fleet.log")));
         }
         if only == Some(Source::Emulator) {
-            files.push(("emulator".into(), Source::Emulator, place.file("emulator.log")));
+            files.push((
+                "emulator".into(),
+                Source::Emulator,
+                place.file("emulator.log"),
+            ));
         }
         for host in &hosts {
             let dir = place.host(&host.instance);
@@ -81,7 +98,11 @@ impl Printer {
                     .map(|(source, path)| (host.instance.clone(), source, path)),
             );
         }
-        Self { files, containers: shown(Source::Containers).then_some(hosts), printed: HashMap::new() }
+        Self {
+            files,
+            containers: shown(Source::Containers).then_some(hosts),
+            printed: HashMap::new(),
+        }
     }
 
     /// Prints at most this many last lines of each log, or of what has been added to it since the last time.
@@ -92,10 +113,17 @@ impl Printer {
         for (host, source, path) in &self.files {
             let bytes = fs::read(path).unwrap_or_default();
             let seen = self.printed.entry(path.clone()).or_default();
-            let new = usize::try_from(*seen).ok().and_then(|s| bytes.get(s..)).unwrap_or(&bytes);
+            let new = usize::try_from(*seen)
+                .ok()
+                .and_then(|s| bytes.get(s..))
+                .unwrap_or(&bytes);
             *seen = bytes.len() as u64;
             let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let name = if matches!(source, Source::Fleet | Source::Emulator) { host.clone() } else { format!("{host} {file}") };
+            let name = if matches!(source, Source::Fleet | Source::Emulator) {
+                host.clone()
+            } else {
+                format!("{host} {file}")
+            };
             block(out, &name, &String::from_utf8_lossy(new), lines)?;
         }
         // The engine keeps containers' output; it is shown once, not followed.
@@ -108,12 +136,26 @@ impl Printer {
 
 fn logs_below(dir: &Path) -> Vec<(Source, PathBuf)> {
     let mut found = vec![];
-    let Ok(entries) = fs::read_dir(dir) else { return found };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return found;
+    };
     for entry in entries.flatten() {
-        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        let (name, path) = (
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path(),
+        );
         if path.is_dir() {
             // /var/log/services is the service manager's, everything else belongs to what runs on the host.
-            found.extend(logs_below(&path).into_iter().map(|(s, p)| (if name == "services" { Source::Services } else { s }, p)));
+            found.extend(logs_below(&path).into_iter().map(|(s, p)| {
+                (
+                    if name == "services" {
+                        Source::Services
+                    } else {
+                        s
+                    },
+                    p,
+                )
+            }));
             continue;
         }
         let source = match name.as_str() {
@@ -129,20 +171,44 @@ fn logs_below(dir: &Path) -> Vec<(Source, PathBuf)> {
 }
 
 async fn container_logs(hosts: &[HostInfo], lines: usize, out: &mut impl Write) -> Result<()> {
-    let Ok(docker) = crate::cloud::docker().await else { return Ok(()) };
-    for container in crate::cloud::containers(&docker, true).await.unwrap_or_default() {
+    let Ok(docker) = crate::cloud::docker().await else {
+        return Ok(());
+    };
+    for container in crate::cloud::containers(&docker, true)
+        .await
+        .unwrap_or_default()
+    {
         let labels = container.labels.unwrap_or_default();
-        let host = hosts.iter().find(|h| labels.get(label::INSTANCE) == Some(&h.instance));
-        let (Some(host), Some(id)) = (host, container.id) else { continue };
-        let tail = if lines == usize::MAX { "all".to_owned() } else { lines.to_string() };
-        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&tail).build();
+        let host = hosts
+            .iter()
+            .find(|h| labels.get(label::INSTANCE) == Some(&h.instance));
+        let (Some(host), Some(id)) = (host, container.id) else {
+            continue;
+        };
+        let tail = if lines == usize::MAX {
+            "all".to_owned()
+        } else {
+            lines.to_string()
+        };
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail(&tail)
+            .build();
         let mut text = String::new();
         let mut chunks = docker.logs(&id, Some(options));
         while let Some(Ok(chunk)) = chunks.next().await {
             text += &String::from_utf8_lossy(&chunk.into_bytes());
         }
-        let name = labels.get(label::CONTAINER).map_or(id.as_str(), String::as_str);
-        block(out, &format!("{} container {name}", host.instance), &text, lines)?;
+        let name = labels
+            .get(label::CONTAINER)
+            .map_or(id.as_str(), String::as_str);
+        block(
+            out,
+            &format!("{} container {name}", host.instance),
+            &text,
+            lines,
+        )?;
     }
     Ok(())
 }
@@ -167,6 +233,7 @@ mod tests {
         HostInfo {
             instance: instance.into(),
             group: String::new(),
+            stack: None,
             region: String::new(),
             address: address.into(),
             url: String::new(),
@@ -180,12 +247,24 @@ mod tests {
 
     #[test]
     fn a_host_is_named_by_id_beginning_or_address_and_ambiguity_is_refused() {
-        let hosts = [host("i-0a1", "127.0.1.11"), host("i-0a2", "127.0.1.12"), host("i-0b", "127.0.1.13")];
-        let meant = |w| select(&hosts, Some(w)).map(|h| h[0].instance.clone()).map_err(|e| e.to_string());
+        let hosts = [
+            host("i-0a1", "127.0.1.11"),
+            host("i-0a2", "127.0.1.12"),
+            host("i-0b", "127.0.1.13"),
+        ];
+        let meant = |w| {
+            select(&hosts, Some(w))
+                .map(|h| h[0].instance.clone())
+                .map_err(|e| e.to_string())
+        };
         assert_eq!(meant("i-0b").unwrap(), "i-0b");
         assert_eq!(meant("127.0.1.12").unwrap(), "i-0a2");
         assert!(meant("i-0a").unwrap_err().contains("several"));
-        assert!(meant("i-9").unwrap_err().contains("there are: i-0a1, i-0a2, i-0b"));
+        assert!(
+            meant("i-9")
+                .unwrap_err()
+                .contains("there are: i-0a1, i-0a2, i-0b")
+        );
         assert_eq!(select(&hosts, None).unwrap().len(), 3);
     }
 

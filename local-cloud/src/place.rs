@@ -54,13 +54,22 @@ impl Place {
     /// The name is not a plain word, or neither the XDG variables nor `HOME` are set.
     pub fn from_env(name: &str) -> Result<Self> {
         let base = |variable: &str, fallback: &str| -> Result<PathBuf> {
-            match (env::var_os(variable).filter(|v| !v.is_empty()), env::var_os("HOME").filter(|v| !v.is_empty())) {
+            match (
+                env::var_os(variable).filter(|v| !v.is_empty()),
+                env::var_os("HOME").filter(|v| !v.is_empty()),
+            ) {
                 (Some(dir), _) => Ok(dir.into()),
                 (None, Some(home)) => Ok(Path::new(&home).join(fallback)),
-                (None, None) => bail!("neither {variable} nor HOME is set, so there is no place for the local cloud's files"),
+                (None, None) => bail!(
+                    "neither {variable} nor HOME is set, so there is no place for the local cloud's files"
+                ),
             }
         };
-        Self::below(name, &base("XDG_STATE_HOME", ".local/state")?, &base("XDG_CACHE_HOME", ".cache")?)
+        Self::below(
+            name,
+            &base("XDG_STATE_HOME", ".local/state")?,
+            &base("XDG_CACHE_HOME", ".cache")?,
+        )
     }
 
     /// The cloud of this name below these directories.
@@ -68,14 +77,30 @@ impl Place {
     /// # Errors
     /// The name is not a plain word, or the path can't be given to an overlay mount.
     pub fn below(name: &str, state: &Path, cache: &Path) -> Result<Self> {
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+        if name.is_empty()
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        {
             bail!("`{name}` is not a name for a local cloud: use letters, digits, `-` and `_`");
         }
         let state = std::path::absolute(state)?.join("porter/local").join(name);
-        if state.as_os_str().as_encoded_bytes().iter().any(|b| b",:\\".contains(b)) {
-            bail!("{}: overlay mounts don't take a path with `,`, `:` or `\\`; set XDG_STATE_HOME to another directory", state.display());
+        if state
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .any(|b| b",:\\".contains(b))
+        {
+            bail!(
+                "{}: overlay mounts don't take a path with `,`, `:` or `\\`; set XDG_STATE_HOME to another directory",
+                state.display()
+            );
         }
-        Ok(Self { name: name.to_owned(), state, cache: std::path::absolute(cache)?.join("porter") })
+        Ok(Self {
+            name: name.to_owned(),
+            state,
+            cache: std::path::absolute(cache)?.join("porter"),
+        })
     }
 
     /// A file of the state directory.
@@ -90,8 +115,13 @@ impl Place {
 
     /// Instance ids of all hosts that ever ran here and have not been removed.
     pub fn hosts(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.state.join("hosts")) else { return vec![] };
-        let mut ids: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let Ok(entries) = fs::read_dir(self.state.join("hosts")) else {
+            return vec![];
+        };
+        let mut ids: Vec<String> = entries
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok())
+            .collect();
         ids.sort();
         ids
     }
@@ -103,7 +133,9 @@ impl Place {
 
     /// The fleet's process, when it runs.
     pub fn fleet(&self) -> Option<Process> {
-        read_json::<Process>(&self.file("fleet.json")).ok().filter(|p| p.is_alive())
+        read_json::<Process>(&self.file("fleet.json"))
+            .ok()
+            .filter(|p| p.is_alive())
     }
 
     /// Takes the lock under which clouds of this user are started and taken down, waiting for others. It is on a
@@ -112,10 +144,19 @@ impl Place {
     /// # Errors
     /// The directory can't be made.
     pub fn lock(&self) -> Result<fs::File> {
-        let dir = self.state.parent().context("the state directory has no parent")?;
+        let dir = self
+            .state
+            .parent()
+            .context("the state directory has no parent")?;
         loop {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| dir.display().to_string())?;
-            let Ok(file) = fs::File::open(dir) else { continue };
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .with_context(|| dir.display().to_string())?;
+            let Ok(file) = fs::File::open(dir) else {
+                continue;
+            };
             rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
             // The one before us may have removed the directory as its last act.
             if dir.exists() {
@@ -162,7 +203,9 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 
 /// Values quoted for a POSIX shell, one `export` per line.
 pub fn exports(env: &BTreeMap<String, String>) -> String {
-    env.iter().map(|(k, v)| format!("export {k}='{}'\n", v.replace('\'', r"'\''"))).collect()
+    env.iter()
+        .map(|(k, v)| format!("export {k}='{}'\n", v.replace('\'', r"'\''")))
+        .collect()
 }
 
 #[cfg(test)]
@@ -172,16 +215,29 @@ mod tests {
     #[test]
     fn exported_values_come_back_from_a_shell_as_they_were() {
         let value = "a 'b' $HOME `x` \"y\" \\";
-        let script = exports(&BTreeMap::from([("PORTER_T".to_owned(), value.to_owned())])) + "printf %s \"$PORTER_T\"";
-        let out = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+        let script = exports(&BTreeMap::from([("PORTER_T".to_owned(), value.to_owned())]))
+            + "printf %s \"$PORTER_T\"";
+        let out = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .output()
+            .unwrap();
         assert_eq!(String::from_utf8(out.stdout).unwrap(), value);
     }
 
     #[test]
     fn a_name_that_leaves_the_directory_is_refused() {
         for bad in ["", "..", "a/b", "a b"] {
-            assert!(Place::below(bad, Path::new("/s"), Path::new("/c")).is_err(), "{bad}");
+            assert!(
+                Place::below(bad, Path::new("/s"), Path::new("/c")).is_err(),
+                "{bad}"
+            );
         }
-        assert_eq!(Place::below("x", Path::new("/s"), Path::new("/c")).unwrap().state, Path::new("/s/porter/local/x"));
+        assert_eq!(
+            Place::below("x", Path::new("/s"), Path::new("/c"))
+                .unwrap()
+                .state,
+            Path::new("/s/porter/local/x")
+        );
     }
 }

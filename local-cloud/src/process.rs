@@ -58,13 +58,16 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 pub fn owned_by(state: &Path) -> Vec<Process> {
     let mark = [OWNER.as_bytes(), b"=", state.as_os_str().as_encoded_bytes()].concat();
     let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return vec![];
+    };
     entries
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
         .filter(|&pid| u32::try_from(pid) != Ok(own))
         .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| env.split(|&b| b == 0).any(|line| line == mark))
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|env| env.split(|&b| b == 0).any(|line| line == mark))
         })
         .filter_map(Process::running)
         .collect()
@@ -83,15 +86,25 @@ mod tests {
     #[test]
     fn only_marked_processes_are_ours_and_a_reused_id_is_not_the_same_process() {
         let state = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").env(OWNER, state.path()).spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env(OWNER, state.path())
+            .spawn()
+            .unwrap();
         let process = Process::running(i32::try_from(child.id()).unwrap()).unwrap();
         let wait = std::time::Instant::now();
         // Between fork and exec the child still shows this test's environment.
         while owned_by(state.path()) != [process] {
-            assert!(wait.elapsed().as_secs() < 10, "the marked process is not found");
+            assert!(
+                wait.elapsed().as_secs() < 10,
+                "the marked process is not found"
+            );
             std::thread::yield_now();
         }
-        let impostor = Process { started: process.started + 1, ..process };
+        let impostor = Process {
+            started: process.started + 1,
+            ..process
+        };
         impostor.signal(Signal::KILL);
         assert!(process.is_alive() && !impostor.is_alive());
         process.signal(Signal::KILL);

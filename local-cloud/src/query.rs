@@ -26,7 +26,10 @@ pub struct Action(pub &'static str, pub &'static str, pub &'static str);
 impl Endpoint {
     /// The endpoint at this URL.
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), client: Client::builder(TokioExecutor::new()).build_http() }
+        Self {
+            url: url.to_owned(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
     }
 
     /// GET; status and body.
@@ -34,14 +37,20 @@ impl Endpoint {
     /// # Errors
     /// No answer within ten seconds.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.send(Request::get(format!("{}{path}", self.url)).body(Full::default())?).await
+        self.send(Request::get(format!("{}{path}", self.url)).body(Full::default())?)
+            .await
     }
 
     /// Calls a query API and returns the XML.
     ///
     /// # Errors
     /// No answer, or one that is an error; its code and sentence are in the error.
-    pub async fn query(&self, region: &str, Action(service, version, action): Action, parameters: &[(&str, &str)]) -> Result<String> {
+    pub async fn query(
+        &self,
+        region: &str,
+        Action(service, version, action): Action,
+        parameters: &[(&str, &str)],
+    ) -> Result<String> {
         let mut body = format!("Action={action}&Version={version}");
         for (name, value) in parameters {
             body += &format!("&{name}={}", percent(value));
@@ -51,15 +60,24 @@ impl Endpoint {
             "AWS4-HMAC-SHA256 Credential=test/20260101/{region}/{service}/aws4_request, SignedHeaders=host, Signature=0"
         );
         let request = Request::post(format!("{}/", self.url))
-            .header("content-type", "application/x-www-form-urlencoded; charset=utf-8")
+            .header(
+                "content-type",
+                "application/x-www-form-urlencoded; charset=utf-8",
+            )
             .header("authorization", authorization)
             .body(Full::from(body))?;
-        let (status, xml) = self.send(request).await.with_context(|| format!("{service} {action}"))?;
+        let (status, xml) = self
+            .send(request)
+            .await
+            .with_context(|| format!("{service} {action}"))?;
         if status == 200 {
             return Ok(xml);
         }
         let code = first(&xml, "Code").unwrap_or_default();
-        bail!("{service} {action}: status {status} {code}: {}", first(&xml, "Message").unwrap_or_default())
+        bail!(
+            "{service} {action}: status {status} {code}: {}",
+            first(&xml, "Message").unwrap_or_default()
+        )
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(u16, String)> {
@@ -69,14 +87,21 @@ impl Endpoint {
             let body = response.into_body().collect().await?.to_bytes();
             anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
         };
-        tokio::time::timeout(Duration::from_secs(10), exchange).await.context("no answer within 10 s")?
+        tokio::time::timeout(Duration::from_secs(10), exchange)
+            .await
+            .context("no answer within 10 s")?
     }
 }
 
 /// The text of every element of this name, unescaped. Good for elements that contain only text.
 pub fn all(xml: &str, element: &str) -> Vec<String> {
-    let Ok(pattern) = Regex::new(&format!("<{element}>([^<]*)</{element}>")) else { return vec![] };
-    pattern.captures_iter(xml).map(|c| unescape(&c[1])).collect()
+    let Ok(pattern) = Regex::new(&format!("<{element}>([^<]*)</{element}>")) else {
+        return vec![];
+    };
+    pattern
+        .captures_iter(xml)
+        .map(|c| unescape(&c[1]))
+        .collect()
 }
 
 /// The text of the first element of this name.
@@ -85,14 +110,27 @@ pub fn first(xml: &str, element: &str) -> Option<String> {
 }
 
 fn unescape(text: &str) -> String {
-    let named = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&apos;", "'"), ("&#39;", "'"), ("&#x27;", "'"), ("&amp;", "&")];
-    named.iter().fold(text.to_owned(), |t, (escaped, plain)| t.replace(escaped, plain))
+    let named = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#34;", "\""),
+        ("&apos;", "'"),
+        ("&#39;", "'"),
+        ("&#x27;", "'"),
+        ("&amp;", "&"),
+    ];
+    named.iter().fold(text.to_owned(), |t, (escaped, plain)| {
+        t.replace(escaped, plain)
+    })
 }
 
 fn percent(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(b).to_string()
+            }
             _ => format!("%{b:02X}"),
         })
         .collect()
@@ -105,6 +143,9 @@ mod tests {
     #[test]
     fn values_survive_both_directions() {
         assert_eq!(percent("a=b&c d/é"), "a%3Db%26c%20d%2F%C3%A9");
-        assert_eq!(all("<a>1 &amp;lt; &lt;</a><b/><a></a>", "a"), ["1 &lt; <", ""]);
+        assert_eq!(
+            all("<a>1 &amp;lt; &lt;</a><b/><a></a>", "a"),
+            ["1 &lt; <", ""]
+        );
     }
 }

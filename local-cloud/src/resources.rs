@@ -24,12 +24,25 @@ pub async fn create(url: &str, regions: &[String]) -> Result<BTreeMap<String, St
     let mut env = BTreeMap::new();
     let endpoint = Endpoint::new(url);
     for (n, region) in regions.iter().enumerate() {
-        let created = in_region(&endpoint, region).await.with_context(|| region.clone())?;
-        let suffix = if n == 0 { String::new() } else { format!("_{}", region.to_uppercase().replace('-', "_")) };
-        env.extend(created.into_iter().map(|(k, v)| (format!("{PREFIX}_{k}{suffix}"), v)));
+        let created = in_region(&endpoint, region)
+            .await
+            .with_context(|| region.clone())?;
+        let suffix = if n == 0 {
+            String::new()
+        } else {
+            format!("_{}", region.to_uppercase().replace('-', "_"))
+        };
+        env.extend(
+            created
+                .into_iter()
+                .map(|(k, v)| (format!("{PREFIX}_{k}{suffix}"), v)),
+        );
     }
     let main = regions.first().context("no region")?;
-    env.insert(format!("{PREFIX}_ROLE_ARN"), deploy_role(&endpoint, main).await?);
+    env.insert(
+        format!("{PREFIX}_ROLE_ARN"),
+        deploy_role(&endpoint, main).await?,
+    );
     Ok(env)
 }
 
@@ -38,28 +51,78 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'stati
     let bucket = format!("porter-local-{region}");
     let s3 = aws_sdk_s3::Client::new(&sdk);
     // us-east-1 is the one region that must not be named.
-    let place = (region != "us-east-1")
-        .then(|| CreateBucketConfiguration::builder().location_constraint(BucketLocationConstraint::from(region)).build());
-    s3.create_bucket().bucket(&bucket).set_create_bucket_configuration(place).send().await.context("bucket")?;
+    let place = (region != "us-east-1").then(|| {
+        CreateBucketConfiguration::builder()
+            .location_constraint(BucketLocationConstraint::from(region))
+            .build()
+    });
+    s3.create_bucket()
+        .bucket(&bucket)
+        .set_create_bucket_configuration(place)
+        .send()
+        .await
+        .context("bucket")?;
 
     let ec2 = |action| Action("ec2", EC2_VERSION, action);
-    let vpcs = endpoint.query(region, ec2("DescribeVpcs"), &[("Filter.1.Name", "isDefault"), ("Filter.1.Value.1", "true")]).await?;
+    let vpcs = endpoint
+        .query(
+            region,
+            ec2("DescribeVpcs"),
+            &[("Filter.1.Name", "isDefault"), ("Filter.1.Value.1", "true")],
+        )
+        .await?;
     let vpc = match first(&vpcs, "vpcId") {
         Some(vpc) => vpc,
-        None => first(&endpoint.query(region, ec2("CreateVpc"), &[("CidrBlock", "10.0.0.0/16")]).await?, "vpcId").context("CreateVpc")?,
+        None => first(
+            &endpoint
+                .query(region, ec2("CreateVpc"), &[("CidrBlock", "10.0.0.0/16")])
+                .await?,
+            "vpcId",
+        )
+        .context("CreateVpc")?,
     };
-    let listed = endpoint.query(region, ec2("DescribeSubnets"), &[("Filter.1.Name", "vpc-id"), ("Filter.1.Value.1", &vpc)]).await?;
+    let listed = endpoint
+        .query(
+            region,
+            ec2("DescribeSubnets"),
+            &[("Filter.1.Name", "vpc-id"), ("Filter.1.Value.1", &vpc)],
+        )
+        .await?;
     let mut subnets = all(&listed, "subnetId");
     subnets.dedup();
-    for (cidr, zone) in [("10.0.1.0/24", "a"), ("10.0.2.0/24", "b")].into_iter().skip(subnets.len()) {
+    for (cidr, zone) in [("10.0.1.0/24", "a"), ("10.0.2.0/24", "b")]
+        .into_iter()
+        .skip(subnets.len())
+    {
         let zone = format!("{region}{zone}");
-        let made = endpoint.query(region, ec2("CreateSubnet"), &[("VpcId", &vpc), ("CidrBlock", cidr), ("AvailabilityZone", &zone)]).await?;
+        let made = endpoint
+            .query(
+                region,
+                ec2("CreateSubnet"),
+                &[
+                    ("VpcId", &vpc),
+                    ("CidrBlock", cidr),
+                    ("AvailabilityZone", &zone),
+                ],
+            )
+            .await?;
         subnets.push(first(&made, "subnetId").context("CreateSubnet")?);
     }
 
     let elb = aws_sdk_elasticloadbalancingv2::Client::new(&sdk);
-    let balancer = elb.create_load_balancer().name("porter-local").set_subnets(Some(subnets.clone())).send().await.context("load balancer")?;
-    let balancer = balancer.load_balancers().first().and_then(|b| b.load_balancer_arn()).context("CreateLoadBalancer")?.to_owned();
+    let balancer = elb
+        .create_load_balancer()
+        .name("porter-local")
+        .set_subnets(Some(subnets.clone()))
+        .send()
+        .await
+        .context("load balancer")?;
+    let balancer = balancer
+        .load_balancers()
+        .first()
+        .and_then(|b| b.load_balancer_arn())
+        .context("CreateLoadBalancer")?
+        .to_owned();
     let group = elb
         .create_target_group()
         .name("porter-local")
@@ -70,7 +133,12 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'stati
         .send()
         .await
         .context("target group")?;
-    let group = group.target_groups().first().and_then(|g| g.target_group_arn()).context("CreateTargetGroup")?.to_owned();
+    let group = group
+        .target_groups()
+        .first()
+        .and_then(|g| g.target_group_arn())
+        .context("CreateTargetGroup")?
+        .to_owned();
     Ok(BTreeMap::from([
         ("BUCKET", bucket),
         ("VPC_ID", vpc),
@@ -85,7 +153,16 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'stati
 async fn deploy_role(endpoint: &Endpoint, region: &str) -> Result<String> {
     let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}]}"#;
     let action = Action("iam", IAM_VERSION, "CreateRole");
-    let made = endpoint.query(region, action, &[("RoleName", "porter-deployment"), ("AssumeRolePolicyDocument", trust)]).await?;
+    let made = endpoint
+        .query(
+            region,
+            action,
+            &[
+                ("RoleName", "porter-deployment"),
+                ("AssumeRolePolicyDocument", trust),
+            ],
+        )
+        .await?;
     first(&made, "Arn").context("CreateRole")
 }
 
@@ -106,22 +183,54 @@ pub struct LaunchData {
 ///
 /// # Errors
 /// It isn't there.
-pub async fn launch_data(endpoint: &Endpoint, region: &str, template: &str, version: &str) -> Result<LaunchData> {
+pub async fn launch_data(
+    endpoint: &Endpoint,
+    region: &str,
+    template: &str,
+    version: &str,
+) -> Result<LaunchData> {
     let action = Action("ec2", EC2_VERSION, "DescribeLaunchTemplateVersions");
-    let version = if version.is_empty() { "$Default" } else { version };
-    let xml = endpoint.query(region, action, &[("LaunchTemplateId", template), ("LaunchTemplateVersion.1", version)]).await?;
+    let version = if version.is_empty() {
+        "$Default"
+    } else {
+        version
+    };
+    let xml = endpoint
+        .query(
+            region,
+            action,
+            &[
+                ("LaunchTemplateId", template),
+                ("LaunchTemplateVersion.1", version),
+            ],
+        )
+        .await?;
     let data = xml
         .split_once("<launchTemplateData>")
         .and_then(|(_, rest)| rest.split_once("</launchTemplateData>"))
         .with_context(|| format!("launch template {template} has no version {version}"))?
         .0;
-    let profile = data.split_once("<iamInstanceProfile>").and_then(|(_, rest)| rest.split_once("</iamInstanceProfile>")).map(|(p, _)| p);
-    let name = profile.and_then(|p| first(p, "name").or_else(|| first(p, "arn")?.rsplit('/').next().map(str::to_owned)));
+    let profile = data
+        .split_once("<iamInstanceProfile>")
+        .and_then(|(_, rest)| rest.split_once("</iamInstanceProfile>"))
+        .map(|(p, _)| p);
+    let name = profile.and_then(|p| {
+        first(p, "name").or_else(|| first(p, "arn")?.rsplit('/').next().map(str::to_owned))
+    });
     let role = match &name {
         None => None,
         Some(name) => {
-            let xml = endpoint.query(region, Action("iam", IAM_VERSION, "GetInstanceProfile"), &[("InstanceProfileName", name)]).await?;
-            Some(first(&xml, "RoleName").with_context(|| format!("instance profile {name} has no role"))?)
+            let xml = endpoint
+                .query(
+                    region,
+                    Action("iam", IAM_VERSION, "GetInstanceProfile"),
+                    &[("InstanceProfileName", name)],
+                )
+                .await?;
+            Some(
+                first(&xml, "RoleName")
+                    .with_context(|| format!("instance profile {name} has no role"))?,
+            )
         }
     };
     Ok(LaunchData {

@@ -39,15 +39,26 @@ pub async fn describe(region: Option<&str>, stack: &str, resource: &str) -> Resu
 ///
 /// # Errors
 /// As [`describe`].
-pub async fn with(client: &aws_sdk_cloudformation::Client, stack: &str, resource: &str) -> Result<Detail> {
+pub async fn with(
+    client: &aws_sdk_cloudformation::Client,
+    stack: &str,
+    resource: &str,
+) -> Result<Detail> {
     let output = client
         .describe_stack_resource()
         .stack_name(stack)
         .logical_resource_id(resource)
         .send()
         .await
-        .map_err(|e| anyhow::anyhow!("DescribeStackResource {resource}: {}", aws_sdk_cloudformation::error::DisplayErrorContext(&e)))?;
-    let detail = output.stack_resource_detail.context("DescribeStackResource: no detail")?;
+        .map_err(|e| {
+            anyhow::anyhow!(
+                "DescribeStackResource {resource}: {}",
+                aws_sdk_cloudformation::error::DisplayErrorContext(&e)
+            )
+        })?;
+    let detail = output
+        .stack_resource_detail
+        .context("DescribeStackResource: no detail")?;
     let metadata = match detail.metadata.as_deref().filter(|m| !m.is_empty()) {
         Some(text) => Some(serde_json::from_str(text).context("the metadata is not JSON")?),
         None => None,
@@ -55,7 +66,13 @@ pub async fn with(client: &aws_sdk_cloudformation::Client, stack: &str, resource
     Ok(Detail {
         metadata,
         physical_id: detail.physical_resource_id.unwrap_or_default(),
-        status: detail.resource_status.map(|s| s.as_str().to_owned()).unwrap_or_default(),
-        last_updated: detail.last_updated_timestamp.map(|t| t.as_secs_f64()).unwrap_or_default(),
+        status: detail
+            .resource_status
+            .map(|s| s.as_str().to_owned())
+            .unwrap_or_default(),
+        last_updated: detail
+            .last_updated_timestamp
+            .map(|t| t.as_secs_f64())
+            .unwrap_or_default(),
     })
 }

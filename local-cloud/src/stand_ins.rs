@@ -42,7 +42,9 @@ pub async fn run(name: &str, args: &[String]) -> Result<ExitCode> {
 fn package_manager(name: &str, args: &[String]) {
     let mut words = args.iter().filter(|a| !a.starts_with('-'));
     let verb = words.next().map_or("", String::as_str);
-    println!("{name} {verb}: nothing is installed in the local cloud; hosts have the programs of this machine");
+    println!(
+        "{name} {verb}: nothing is installed in the local cloud; hosts have the programs of this machine"
+    );
     for package in words {
         println!("  {package}: {}", describe_package(package));
     }
@@ -51,8 +53,12 @@ fn package_manager(name: &str, args: &[String]) {
 /// Whether the program that a package is wanted for is on this machine; no package manager is asked.
 pub fn describe_package(package: &str) -> String {
     let program = match package {
-        "amazon-ssm-agent" | "aws-cfn-bootstrap" | "awscli" | "awscli-2" => return "part of the simulated image".into(),
-        "docker" | "docker.io" | "moby-engine" => return "the machine's engine, at /run/docker.sock".into(),
+        "amazon-ssm-agent" | "aws-cfn-bootstrap" | "awscli" | "awscli-2" => {
+            return "part of the simulated image".into();
+        }
+        "docker" | "docker.io" | "moby-engine" => {
+            return "the machine's engine, at /run/docker.sock".into();
+        }
         "haproxy28" | "haproxy30" => "haproxy",
         other => other,
     };

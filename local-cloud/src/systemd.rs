@@ -5,10 +5,10 @@
 
 mod unit;
 
-pub use unit::{Kind, Restart, Unit};
+pub use unit::{KillMode, Kind, Restart, Unit};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,7 +31,19 @@ use tokio::{
 pub const SOCKET: &str = "/run/systemd/stand-in.sock";
 /// Output of services, one file per unit.
 pub const LOGS: &str = "/var/log/services";
-const PLACES: [&str; 4] = ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+const PLACES: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+const MACHINE: [&str; 5] = [
+    "containerd.service",
+    "docker.service",
+    "docker.socket",
+    "systemd-journald.service",
+    "systemd-sysctl.service",
+];
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 const START_WITHIN: Duration = Duration::from_secs(90);
 /// A service of type `forking` that has not left the foreground by then is taken for started: the stand-ins don't fork.
@@ -50,11 +62,19 @@ pub struct Answer {
 
 impl Answer {
     fn out(code: u8, out: impl Into<String>) -> Self {
-        Self { code, out: out.into() + "\n", err: String::new() }
+        Self {
+            code,
+            out: out.into() + "\n",
+            err: String::new(),
+        }
     }
 
     fn err(code: u8, err: impl Into<String>) -> Self {
-        Self { code, out: String::new(), err: err.into() + "\n" }
+        Self {
+            code,
+            out: String::new(),
+            err: err.into() + "\n",
+        }
     }
 }
 
@@ -102,7 +122,9 @@ pub async fn serve(manager: Arc<Manager>) -> Result<()> {
             {
                 let answer = manager.systemctl(&args).await;
                 // A client that went away needs no answer.
-                let _ = write.write_all(&serde_json::to_vec(&answer).unwrap_or_default()).await;
+                let _ = write
+                    .write_all(&serde_json::to_vec(&answer).unwrap_or_default())
+                    .await;
             }
         });
     }
@@ -113,8 +135,13 @@ pub async fn serve(manager: Arc<Manager>) -> Result<()> {
 /// # Errors
 /// The manager does not answer.
 pub async fn systemctl(args: &[String]) -> Result<Answer> {
-    let (read, mut write) = UnixStream::connect(SOCKET).await.context("Failed to connect to bus")?.into_split();
-    write.write_all((serde_json::to_string(args)? + "\n").as_bytes()).await?;
+    let (read, mut write) = UnixStream::connect(SOCKET)
+        .await
+        .context("Failed to connect to bus")?
+        .into_split();
+    write
+        .write_all((serde_json::to_string(args)? + "\n").as_bytes())
+        .await?;
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
     Ok(serde_json::from_str(&line)?)
@@ -123,8 +150,13 @@ pub async fn systemctl(args: &[String]) -> Result<Answer> {
 impl Manager {
     /// Starts what is enabled: the multi-user target.
     pub async fn start_enabled(&self) {
-        let Ok(entries) = fs::read_dir(WANTS) else { return };
-        let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let Ok(entries) = fs::read_dir(WANTS) else {
+            return;
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok())
+            .collect();
         names.sort();
         for name in names {
             if let Err(e) = self.start(&name).await {
@@ -134,8 +166,13 @@ impl Manager {
     }
 
     async fn systemctl(&self, args: &[String]) -> Answer {
-        let (flags, words): (Vec<&str>, Vec<&str>) = args.iter().map(String::as_str).partition(|a| a.starts_with('-'));
-        let Some((verb, names)) = words.split_first() else { return Answer::err(1, "systemctl: no command") };
+        let (flags, words): (Vec<&str>, Vec<&str>) = args
+            .iter()
+            .map(String::as_str)
+            .partition(|a| a.starts_with('-'));
+        let Some((verb, names)) = words.split_first() else {
+            return Answer::err(1, "systemctl: no command");
+        };
         if *verb == "daemon-reload" || *verb == "reset-failed" {
             return Answer::default();
         }
@@ -144,7 +181,11 @@ impl Manager {
         }
         let mut last = Answer::default();
         for name in names {
-            let name = if name.contains('.') { (*name).to_owned() } else { format!("{name}.service") };
+            let name = if name.contains('.') {
+                (*name).to_owned()
+            } else {
+                format!("{name}.service")
+            };
             let answer = self.one(verb, &name, &flags).await;
             last.out += &answer.out;
             last.err += &answer.err;
@@ -157,8 +198,8 @@ impl Manager {
     }
 
     async fn one(&self, verb: &str, name: &str, flags: &[&str]) -> Answer {
-        // The engine is the machine's: hosts may ask for it, and never stop it.
-        if matches!(name, "docker.service" | "docker.socket" | "containerd.service") {
+        // The engine and the kernel are the machine's: hosts may ask for them, and never change them.
+        if MACHINE.contains(&name) {
             return match verb {
                 "is-active" => Answer::out(0, "active"),
                 "is-enabled" => Answer::out(0, "enabled"),
@@ -173,14 +214,42 @@ impl Manager {
                 State::Failed => Answer::out(3, "failed"),
                 State::Inactive => Answer::out(3, "inactive"),
             },
-            "is-failed" => Answer::out(u8::from(state != State::Failed), if state == State::Failed { "failed" } else { "inactive" }),
+            "is-failed" => Answer::out(
+                u8::from(state != State::Failed),
+                if state == State::Failed {
+                    "failed"
+                } else {
+                    "inactive"
+                },
+            ),
             "is-enabled" if Path::new(WANTS).join(name).exists() => Answer::out(0, "enabled"),
             "is-enabled" => Answer::out(1, "disabled"),
-            "show" => Answer::out(0, format!("MainPID={}", if let State::Active(Some(pid)) = state { pid } else { 0 })),
-            "status" => Answer::out(if matches!(state, State::Active(_)) { 0 } else { 3 }, format!("{name}: {state:?}, log {LOGS}/{name}.log")),
+            "show" => Answer::out(
+                0,
+                format!(
+                    "MainPID={}",
+                    if let State::Active(Some(pid)) = state {
+                        pid
+                    } else {
+                        0
+                    }
+                ),
+            ),
+            "status" => Answer::out(
+                if matches!(state, State::Active(_)) {
+                    0
+                } else {
+                    3
+                },
+                format!("{name}: {state:?}, log {LOGS}/{name}.log"),
+            ),
             "disable" => {
                 let _ = fs::remove_file(Path::new(WANTS).join(name));
-                if flags.contains(&"--now") { self.stop(name).await } else { Answer::default() }
+                if flags.contains(&"--now") {
+                    self.stop(name).await
+                } else {
+                    Answer::default()
+                }
             }
             "stop" => self.stop(name).await,
             "enable" | "start" | "restart" | "try-restart" | "reload" | "reload-or-restart" => {
@@ -189,7 +258,9 @@ impl Manager {
                     "enable" => self.enable(name, flags.contains(&"--now")).await,
                     "start" => self.start(name).await,
                     "try-restart" if !active => Ok(()),
-                    "reload" | "reload-or-restart" if active => self.reload(name, verb == "reload").await,
+                    "reload" | "reload-or-restart" if active => {
+                        self.reload(name, verb == "reload").await
+                    }
                     "reload" => Err(anyhow::anyhow!("{name} is not active, cannot reload.")),
                     _ => {
                         self.stop(name).await;
@@ -198,11 +269,19 @@ impl Manager {
                 };
                 match result {
                     Ok(()) => Answer::default(),
-                    Err(e) if e.downcast_ref::<unit::NotFound>().is_some() => Answer::err(5, format!("Failed to {verb} {name}: {e}")),
-                    Err(e) => Answer::err(1, format!("Job for {name} failed: {e:#}; see {LOGS}/{name}.log")),
+                    Err(e) if e.downcast_ref::<unit::NotFound>().is_some() => {
+                        Answer::err(5, format!("Failed to {verb} {name}: {e}"))
+                    }
+                    Err(e) => Answer::err(
+                        1,
+                        format!("Job for {name} failed: {e:#}; see {LOGS}/{name}.log"),
+                    ),
                 }
             }
-            other => Answer::err(1, format!("systemctl {other} is not simulated by the local cloud")),
+            other => Answer::err(
+                1,
+                format!("systemctl {other} is not simulated by the local cloud"),
+            ),
         }
     }
 
@@ -211,7 +290,9 @@ impl Manager {
     }
 
     fn state(&self, name: &str) -> State {
-        self.services().get(name).map_or(State::Inactive, |s| *s.state.borrow())
+        self.services()
+            .get(name)
+            .map_or(State::Inactive, |s| *s.state.borrow())
     }
 
     async fn enable(&self, name: &str, now: bool) -> Result<()> {
@@ -230,11 +311,27 @@ impl Manager {
             return Ok(());
         }
         let unit = read(name)?;
+        // As with systemd: not a failure.
+        if unit
+            .conditions
+            .iter()
+            .any(|(path, absent)| path.exists() == *absent)
+        {
+            return Ok(());
+        }
         let (state_tx, mut state) = watch::channel(State::Starting);
         let (wish, wishes) = watch::channel(Wish::Run);
-        self.services().insert(name.to_owned(), Service { state: state.clone(), wish: Arc::new(wish) });
+        self.services().insert(
+            name.to_owned(),
+            Service {
+                state: state.clone(),
+                wish: Arc::new(wish),
+            },
+        );
         tokio::spawn(supervise(name.to_owned(), unit, state_tx, wishes));
-        let ended = timeout(START_WITHIN, state.wait_for(|s| *s != State::Starting)).await.context("it did not start in time")?;
+        let ended = timeout(START_WITHIN, state.wait_for(|s| *s != State::Starting))
+            .await
+            .context("it did not start in time")?;
         let state = *ended.context("its supervisor ended")?;
         anyhow::ensure!(state != State::Failed, "it failed");
         Ok(())
@@ -250,13 +347,18 @@ impl Manager {
         };
         let _ = service.wish.send(Wish::Stop);
         // The supervisor kills what does not end by itself.
-        let _ = service.state.wait_for(|s| matches!(s, State::Inactive | State::Failed)).await;
+        let _ = service
+            .state
+            .wait_for(|s| matches!(s, State::Inactive | State::Failed))
+            .await;
         Answer::default()
     }
 
     async fn reload(&self, name: &str, only: bool) -> Result<()> {
         let unit = read(name)?;
-        let State::Active(pid) = self.state(name) else { anyhow::bail!("it is not active") };
+        let State::Active(pid) = self.state(name) else {
+            anyhow::bail!("it is not active")
+        };
         if unit.reload.is_empty() {
             if only {
                 anyhow::bail!("Job type reload is not applicable for unit {name}.");
@@ -272,15 +374,25 @@ impl Manager {
 }
 
 fn find(name: &str) -> Result<PathBuf, unit::NotFound> {
-    PLACES.iter().map(|p| Path::new(p).join(name)).find(|p| p.is_file()).ok_or_else(|| unit::NotFound(name.to_owned()))
+    PLACES
+        .iter()
+        .map(|p| Path::new(p).join(name))
+        .find(|p| p.is_file())
+        .ok_or_else(|| unit::NotFound(name.to_owned()))
 }
 
 fn read(name: &str) -> Result<Unit> {
     let path = find(name)?;
     let mut text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     for place in PLACES {
-        let Ok(entries) = fs::read_dir(Path::new(place).join(format!("{name}.d"))) else { continue };
-        let mut drop_ins: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "conf")).collect();
+        let Ok(entries) = fs::read_dir(Path::new(place).join(format!("{name}.d"))) else {
+            continue;
+        };
+        let mut drop_ins: Vec<PathBuf> = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "conf"))
+            .collect();
         drop_ins.sort();
         for drop_in in drop_ins {
             text = text + "\n" + &fs::read_to_string(drop_in)?;
@@ -290,7 +402,12 @@ fn read(name: &str) -> Result<Unit> {
 }
 
 /// Runs a service until somebody wishes it to stop or it ends for good.
-async fn supervise(name: String, unit: Unit, state: watch::Sender<State>, mut wishes: watch::Receiver<Wish>) {
+async fn supervise(
+    name: String,
+    unit: Unit,
+    state: watch::Sender<State>,
+    mut wishes: watch::Receiver<Wish>,
+) {
     loop {
         let end = match run_once(&name, &unit, &state, &mut wishes).await {
             Ok(end) => end,
@@ -343,7 +460,12 @@ enum End {
     Failed,
 }
 
-async fn run_once(name: &str, unit: &Unit, state: &watch::Sender<State>, wishes: &mut watch::Receiver<Wish>) -> Result<End> {
+async fn run_once(
+    name: &str,
+    unit: &Unit,
+    state: &watch::Sender<State>,
+    wishes: &mut watch::Receiver<Wish>,
+) -> Result<End> {
     for dir in &unit.runtime_directories {
         fs::create_dir_all(Path::new("/run").join(dir))?;
     }
@@ -364,7 +486,10 @@ async fn run_once(name: &str, unit: &Unit, state: &watch::Sender<State>, wishes:
     } else {
         None
     };
-    let mut child = command(name, unit, line, None)?.env("NOTIFY_SOCKET", &notify).spawn().with_context(|| line.clone())?;
+    let mut child = command(name, unit, line, None)?
+        .env("NOTIFY_SOCKET", &notify)
+        .spawn()
+        .with_context(|| line.clone())?;
     let pid = child.id();
     let started = tokio::select! {
         ended = began(unit, socket, &mut child) => ended?,
@@ -401,7 +526,10 @@ async fn began(unit: &Unit, socket: Option<UnixDatagram>, child: &mut Child) -> 
             let ready = async {
                 loop {
                     let n = socket.recv(&mut buffer).await?;
-                    if String::from_utf8_lossy(&buffer[..n]).lines().any(|l| l == "READY=1") {
+                    if String::from_utf8_lossy(&buffer[..n])
+                        .lines()
+                        .any(|l| l == "READY=1")
+                    {
                         return anyhow::Ok(());
                     }
                 }
@@ -418,8 +546,15 @@ async fn began(unit: &Unit, socket: Option<UnixDatagram>, child: &mut Child) -> 
             Err(_) => Ok(Began::Running),
             Ok(status) => {
                 let status = status?;
-                let pid = unit.pid_file.as_ref().and_then(|p| fs::read_to_string(p).ok()?.trim().parse().ok());
-                Ok(if status.success() { pid.map_or(Began::Ended(status), Began::Forked) } else { Began::Ended(status) })
+                let pid = unit
+                    .pid_file
+                    .as_ref()
+                    .and_then(|p| fs::read_to_string(p).ok()?.trim().parse().ok());
+                Ok(if status.success() {
+                    pid.map_or(Began::Ended(status), Began::Forked)
+                } else {
+                    Began::Ended(status)
+                })
             }
         },
         _ => Ok(Began::Running),
@@ -428,7 +563,10 @@ async fn began(unit: &Unit, socket: Option<UnixDatagram>, child: &mut Child) -> 
 
 async fn follow_forked(pid: u32, unit: &Unit, wishes: &mut watch::Receiver<Wish>) -> Result<End> {
     let alive = || Path::new(&format!("/proc/{pid}")).exists();
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).context("pid")?;
+    let raw = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("pid")?;
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(200)) => {
@@ -439,41 +577,60 @@ async fn follow_forked(pid: u32, unit: &Unit, wishes: &mut watch::Receiver<Wish>
             () = wished_to_stop(wishes) => break,
         }
     }
-    let _ = rustix::process::kill_process(raw, Signal::TERM);
+    let _ = kill_process(raw, Signal::TERM);
     let waited = async {
         while alive() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     if timeout(unit.stop_within, waited).await.is_err() {
-        let _ = rustix::process::kill_process(raw, Signal::KILL);
+        let _ = kill_process(raw, Signal::KILL);
     }
     Ok(End::Stopped)
 }
 
 fn verdict(unit: &Unit, status: ExitStatus) -> End {
     let code = status.code();
-    if status.success() || code.is_some_and(|c| unit.success_status.contains(&c)) { End::Exited } else { End::Failed }
+    if status.success() || code.is_some_and(|c| unit.success_status.contains(&c)) {
+        End::Exited
+    } else {
+        End::Failed
+    }
 }
 
 async fn end_group(pid: Option<u32>, child: &mut Child, unit: &Unit) {
-    let Some(group) = pid.and_then(|p| i32::try_from(p).ok()).and_then(Pid::from_raw) else { return };
-    if unit.kill_only_main {
-        let _ = rustix::process::kill_process(group, unit.stop_signal);
+    let Some(group) = pid
+        .and_then(|p| i32::try_from(p).ok())
+        .and_then(Pid::from_raw)
+    else {
+        return;
+    };
+    // A process that has just ended needs no signal.
+    let main = |signal| kill_process(group, signal).unwrap_or_default();
+    let all = |signal| kill_process_group(group, signal).unwrap_or_default();
+    if unit.kill_mode == KillMode::Group {
+        all(unit.stop_signal)
     } else {
-        let _ = kill_process_group(group, unit.stop_signal);
+        main(unit.stop_signal)
     }
     if timeout(unit.stop_within, child.wait()).await.is_err() {
-        let _ = kill_process_group(group, Signal::KILL);
+        main(Signal::KILL);
         let _ = child.wait().await;
     }
-    // What the main process left of its group.
-    let _ = kill_process_group(group, Signal::KILL);
+    if unit.kill_mode != KillMode::Process {
+        // What the main process left of its group.
+        all(Signal::KILL);
+    }
 }
 
 async fn run_to_end(name: &str, unit: &Unit, line: &str, main: Option<u32>) -> Result<()> {
-    let tolerant = line.trim_start_matches(['@', '+', '!', ':']).starts_with('-');
-    let status = command(name, unit, line, main)?.status().await.with_context(|| line.to_owned());
+    let tolerant = line
+        .trim_start_matches(['@', '+', '!', ':'])
+        .starts_with('-');
+    let status = command(name, unit, line, main)?
+        .status()
+        .await
+        .with_context(|| line.to_owned());
     match status {
         Ok(status) if !status.success() && !tolerant => anyhow::bail!("`{line}`: {status}"),
         Err(e) if !tolerant => Err(e),
@@ -496,11 +653,21 @@ fn command(name: &str, unit: &Unit, line: &str, main: Option<u32>) -> Result<Com
     let words = unit::words(line, &variables)?;
     let (program, args) = words.split_first().context("an empty command line")?;
     fs::create_dir_all(LOGS)?;
-    let log = OpenOptions::new().create(true).append(true).open(Path::new(LOGS).join(format!("{name}.log")))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(Path::new(LOGS).join(format!("{name}.log")))?;
     let mut command = match &unit.user {
         Some(user) if user != "root" => {
             let mut c = Command::new("setpriv");
-            c.args(["--reuid", user, "--regid", unit.group.as_deref().unwrap_or(user), "--init-groups"]).arg(program);
+            c.args([
+                "--reuid",
+                user,
+                "--regid",
+                unit.group.as_deref().unwrap_or(user),
+                "--init-groups",
+            ])
+            .arg(program);
             c
         }
         _ => Command::new(program),

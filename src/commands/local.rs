@@ -1,12 +1,16 @@
 //! `porter local`: a place to try porter on this machine, without an AWS account. See `docs/local-cloud.md`.
 
-use crate::cli::Output;
+use crate::{
+    cli::Output,
+    error::{Exit, Failure},
+};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use local_cloud::{
     Cloud, HostInfo, HostState, Options, Place,
     logs::{self, Source},
     place::exports,
+    requirements::Missing,
 };
 use std::{io::Write, time::Duration};
 
@@ -79,23 +83,50 @@ pub struct Logs {
 
 /// `300ms`, `2s` or `1m`; at least 50 ms.
 fn time(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| "expected a number and a unit, such as 300ms or 2s".to_owned())?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "expected a number and a unit, such as 300ms or 2s".to_owned())?;
     let time = match unit {
         "ms" => Duration::from_millis(number),
         "s" | "" => Duration::from_secs(number),
         "m" => Duration::from_secs(number.saturating_mul(60)),
         _ => return Err(format!("`{unit}` is not a unit of time: use ms, s or m")),
     };
-    if time < Duration::from_millis(50) { Err("at least 50ms".into()) } else { Ok(time) }
+    if time < Duration::from_millis(50) {
+        Err("at least 50ms".into())
+    } else {
+        Ok(time)
+    }
 }
 
 /// Runs a command of `porter local`.
 ///
 /// # Errors
 /// For the operator: what is missing on this machine, what did not start and the end of its log, what could not be removed.
-pub async fn run(command: LocalCommand, output: Output) -> Result<()> {
+pub async fn run(command: LocalCommand, output: Output) -> Result<(), Failure> {
+    dispatch(command, output).await.map_err(failure)
+}
+
+/// What is missing on this machine becomes one line each, with the packages as advice.
+fn failure(error: anyhow::Error) -> Failure {
+    let Some(missing) = error.downcast_ref::<Missing>() else {
+        return Failure::because(Exit::Failure, "local cloud", error);
+    };
+    let failure = missing.problems.iter().fold(
+        Failure::new(Exit::Failure, Missing::SUMMARY),
+        Failure::detail,
+    );
+    match missing.install() {
+        Some(command) => failure.hint(format!("on Debian and Ubuntu: `{command}`")),
+        None => failure,
+    }
+}
+
+async fn dispatch(command: LocalCommand, output: Output) -> Result<()> {
     match command {
         LocalCommand::Up(up) => start(up, output).await,
         LocalCommand::Down { which, purge } => down(&which, purge, output).await,
@@ -113,9 +144,17 @@ pub async fn run(command: LocalCommand, output: Output) -> Result<()> {
 
 async fn start(up: Up, output: Output) -> Result<()> {
     let place = Place::from_env(&up.which.name)?;
-    let options = Options { hosts: up.hosts, poll: up.poll, regions: up.regions, ..Options::new()? };
+    let options = Options {
+        hosts: up.hosts,
+        poll: up.poll,
+        regions: up.regions,
+        ..Options::new()?
+    };
     let cloud = Cloud::up(&place, &options, &|line| eprintln!("{line}")).await?;
-    eprintln!("the local cloud is up at {}; hosts start when a stack asks for them", cloud.endpoint());
+    eprintln!(
+        "the local cloud is up at {}; hosts start when a stack asks for them",
+        cloud.endpoint()
+    );
     match output {
         Output::Text => {
             eprintln!("hint: eval \"$(porter local env)\" takes these variables into your shell");
@@ -133,9 +172,17 @@ async fn down(which: &Which, purge: bool, output: Output) -> Result<()> {
     }
     match output {
         Output::Text if !existed => eprintln!("there was no local cloud to take down"),
-        Output::Text if purge => eprintln!("the local cloud is down, and MiniStack is removed from {}", place.cache.display()),
-        Output::Text => eprintln!("the local cloud is down; MiniStack stays in {} (`--purge` removes it)", place.cache.display()),
-        Output::Json => print(&json(&serde_json::json!({ "removed": existed, "purged": purge }))?)?,
+        Output::Text if purge => eprintln!(
+            "the local cloud is down, and MiniStack is removed from {}",
+            place.cache.display()
+        ),
+        Output::Text => eprintln!(
+            "the local cloud is down; MiniStack stays in {} (`--purge` removes it)",
+            place.cache.display()
+        ),
+        Output::Json => print(&json(
+            &serde_json::json!({ "removed": existed, "purged": purge }),
+        )?)?,
     }
     Ok(())
 }
@@ -146,12 +193,22 @@ async fn status(which: &Which, output: Output) -> Result<()> {
     let hosts = local_cloud::cloud::hosts(&place).await;
     if output == Output::Json {
         let endpoint = cloud.as_ref().map(Cloud::endpoint);
-        return print(&json(&serde_json::json!({ "name": place.name, "up": cloud.is_some(), "endpoint": endpoint, "hosts": hosts }))?);
+        return print(&json(
+            &serde_json::json!({ "name": place.name, "up": cloud.is_some(), "endpoint": endpoint, "hosts": hosts }),
+        )?);
     }
     match &cloud {
-        Some(cloud) => print(&format!("{} is up: {}, {}\n", place.name, cloud.endpoint(), cloud.about().regions.join(", ")))?,
+        Some(cloud) => print(&format!(
+            "{} is up: {}, {}\n",
+            place.name,
+            cloud.endpoint(),
+            cloud.about().regions.join(", ")
+        ))?,
         None if place.state.exists() => {
-            print(&format!("{} is not up, but something is left of it: `porter local down` removes it\n", place.name))?;
+            print(&format!(
+                "{} is not up, but something is left of it: `porter local down` removes it\n",
+                place.name
+            ))?;
         }
         None => print(&format!("{} is not up\n", place.name))?,
     }
@@ -170,33 +227,64 @@ fn table(hosts: &[HostInfo]) -> String {
     };
     let mut text = String::new();
     for host in hosts {
-        let payload = host.payload.as_deref().map_or("-", |p| p.trim_start_matches("sha256:").get(..12).unwrap_or(p));
-        text += &format!("{:<20} {:<9} {:<24} {:<12} {}\n", host.instance, state(host.state), host.url, payload, host.group);
+        let payload = host.payload.as_deref().map_or("-", |p| {
+            p.trim_start_matches("sha256:").get(..12).unwrap_or(p)
+        });
+        text += &format!(
+            "{:<20} {:<9} {:<24} {:<12} {}\n",
+            host.instance,
+            state(host.state),
+            host.url,
+            payload,
+            host.group
+        );
         for error in &host.errors {
             text += &format!("  {error}\n");
         }
     }
-    if text.is_empty() { text } else { format!("{:<20} {:<9} {:<24} {:<12} {}\n", "INSTANCE", "STATE", "URL", "PAYLOAD", "GROUP") + &text }
+    if text.is_empty() {
+        text
+    } else {
+        format!(
+            "{:<20} {:<9} {:<24} {:<12} {}\n",
+            "INSTANCE", "STATE", "URL", "PAYLOAD", "GROUP"
+        ) + &text
+    }
 }
 
 async fn show_logs(args: Logs) -> Result<()> {
     let place = Place::from_env(&args.which.name)?;
     if !place.state.exists() {
-        bail!("the local cloud `{}` is not up, and nothing is left of it", place.name);
+        bail!(
+            "the local cloud `{}` is not up, and nothing is left of it",
+            place.name
+        );
     }
-    let hosts = logs::select(&local_cloud::cloud::hosts(&place).await, args.host.as_deref())?;
+    let hosts = logs::select(
+        &local_cloud::cloud::hosts(&place).await,
+        args.host.as_deref(),
+    )?;
     let mut printer = logs::Printer::new(&place, hosts, args.only);
-    printer.print(args.lines, &mut std::io::stdout().lock()).await?;
+    printer
+        .print(args.lines, &mut std::io::stdout().lock())
+        .await?;
     while args.follow {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        printer.print(usize::MAX, &mut std::io::stdout().lock()).await?;
+        printer
+            .print(usize::MAX, &mut std::io::stdout().lock())
+            .await?;
     }
     Ok(())
 }
 
 fn running(which: &Which) -> Result<Cloud> {
     let place = Place::from_env(&which.name)?;
-    Cloud::find(&place).with_context(|| format!("the local cloud `{}` is not up; start it with `porter local up`", place.name))
+    Cloud::find(&place).with_context(|| {
+        format!(
+            "the local cloud `{}` is not up; start it with `porter local up`",
+            place.name
+        )
+    })
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
@@ -220,10 +308,27 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_is_missing_is_one_error_with_the_packages_to_install() {
+        let missing = Missing {
+            problems: vec![
+                "HAProxy: there is no `haproxy`".into(),
+                "Python: there is no `python3`".into(),
+            ],
+            packages: vec!["haproxy", "python3"],
+        };
+        assert_eq!(
+            failure(missing.into()).to_string(),
+            "error: this machine lacks what the local cloud needs\n  HAProxy: there is no `haproxy`\n  Python: there is no `python3`\n\
+             hint: on Debian and Ubuntu: `sudo apt-get install haproxy python3`"
+        );
+    }
+
+    #[test]
     fn a_host_that_failed_shows_why() {
         let host = HostInfo {
             instance: "i-0123456789abcdef0".into(),
             group: "hello-AutoScalingGroup".into(),
+            stack: None,
             region: "us-east-1".into(),
             address: "127.0.1.11".into(),
             url: "http://127.0.1.11:8080".into(),

@@ -27,7 +27,11 @@ const PID: &str = "/var/run/cfn-hup.pid";
 
 /// See [`super::main`].
 pub async fn main(args: &[String]) -> Result<ExitCode> {
-    let flags = crate::flags::parse(args, &["-c", "--config"], &["-v", "--verbose", "--no-daemon"])?;
+    let flags = crate::flags::parse(
+        args,
+        &["-c", "--config"],
+        &["-v", "--verbose", "--no-daemon"],
+    )?;
     let dir = PathBuf::from(flags.get(["-c", "--config"]).unwrap_or("/etc/cfn"));
     let once = flags.get(["--no-daemon", "--no-daemon"]).is_some();
     let mut log = Log::open(LOG)?;
@@ -36,15 +40,24 @@ pub async fn main(args: &[String]) -> Result<ExitCode> {
         log.line(&format!("[ERROR] {e:#}"));
     }
     let mut hup = result?;
-    hup.client = Some(Client::new(&stack_resource::config(Some(&hup.main.region)).await));
+    hup.client = Some(Client::new(
+        &stack_resource::config(Some(&hup.main.region)).await,
+    ));
     if once {
         hup.pass(&mut log).await;
         return Ok(ExitCode::SUCCESS);
     }
     fs::write(PID, std::process::id().to_string())?;
-    let faster = env::var(stand_ins::POLL).ok().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+    let faster = env::var(stand_ins::POLL)
+        .ok()
+        .and_then(|ms| ms.parse().ok())
+        .map(Duration::from_millis);
     let pause = interval(&hup.main, faster);
-    log.line(&format!("[INFO] cfn-hup (stand-in) begins: {} hooks, every {} ms", hup.hooks.len(), pause.as_millis()));
+    log.line(&format!(
+        "[INFO] cfn-hup (stand-in) begins: {} hooks, every {} ms",
+        hup.hooks.len(),
+        pause.as_millis()
+    ));
     let mut end = signal(SignalKind::terminate())?;
     loop {
         tokio::select! {
@@ -68,7 +81,8 @@ struct Hup {
 
 fn start(dir: &Path, log: &mut Log) -> Result<Hup> {
     let path = dir.join("cfn-hup.conf");
-    let main = MainConfig::parse(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?;
+    let main =
+        MainConfig::parse(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?;
     let mut files = vec![];
     let one = dir.join("hooks.conf");
     if one.is_file() {
@@ -80,12 +94,23 @@ fn start(dir: &Path, log: &mut Log) -> Result<Hup> {
     }
     let texts = files
         .iter()
-        .map(|f| Ok((f.display().to_string(), fs::read_to_string(f).with_context(|| f.display().to_string())?)))
+        .map(|f| {
+            Ok((
+                f.display().to_string(),
+                fs::read_to_string(f).with_context(|| f.display().to_string())?,
+            ))
+        })
         .collect::<Result<Vec<_>>>()?;
     let mut notes = vec![];
     let hooks = read_hooks(&texts, &mut notes);
-    notes.iter().for_each(|n| log.line(&format!("[WARNING] {n}")));
-    Ok(Hup { main, hooks: hooks?, client: None })
+    notes
+        .iter()
+        .for_each(|n| log.line(&format!("[WARNING] {n}")));
+    Ok(Hup {
+        main,
+        hooks: hooks?,
+        client: None,
+    })
 }
 
 impl Hup {
@@ -119,9 +144,15 @@ impl Hup {
                     continue;
                 }
                 Some(Outcome::Run { environment, new }) => {
-                    log.line(&format!("[INFO] Data has changed from previous state; action for {} will be run", hook.name));
+                    log.line(&format!(
+                        "[INFO] Data has changed from previous state; action for {} will be run",
+                        hook.name
+                    ));
                     if let Err(e) = self.act(hook, &environment, log).await {
-                        log.line(&format!("[ERROR] {}: {e:#}; it runs again in the next pass", hook.name));
+                        log.line(&format!(
+                            "[ERROR] {}: {e:#}; it runs again in the next pass",
+                            hook.name
+                        ));
                         continue;
                     }
                     new
@@ -137,7 +168,12 @@ impl Hup {
         }
     }
 
-    async fn act(&self, hook: &Hook, environment: &[(String, String)], log: &mut Log) -> Result<()> {
+    async fn act(
+        &self,
+        hook: &Hook,
+        environment: &[(String, String)],
+        log: &mut Log,
+    ) -> Result<()> {
         let mut command = match &hook.runas {
             Some(user) => {
                 let mut su = Command::new("su");
@@ -151,12 +187,21 @@ impl Hup {
             }
         };
         // Like the real one it waits until everything has closed the pipes, also a child left in the background.
-        let output = command.envs(environment.iter().map(|(k, v)| (k, v))).current_dir("/").stdin(Stdio::null()).output().await?;
+        let output = command
+            .envs(environment.iter().map(|(k, v)| (k, v)))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .output()
+            .await?;
         if self.main.verbose || !output.status.success() {
             log.raw(&output.stdout);
             log.raw(&output.stderr);
         }
-        anyhow::ensure!(output.status.success(), "the action ended with {}", output.status);
+        anyhow::ensure!(
+            output.status.success(),
+            "the action ended with {}",
+            output.status
+        );
         log.line(&format!("[INFO] {}: the action succeeded", hook.name));
         Ok(())
     }

@@ -16,22 +16,34 @@ pub fn parse(text: &str, sections: &mut Sections) -> Result<()> {
         if line.trim().is_empty() || line.trim_start().starts_with(['#', ';']) {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.trim_end().strip_suffix(']')) {
-            let at = sections.iter().position(|(s, _)| s == name).unwrap_or_else(|| {
-                sections.push((name.to_owned(), vec![]));
-                sections.len() - 1
-            });
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|l| l.trim_end().strip_suffix(']'))
+        {
+            let at = sections
+                .iter()
+                .position(|(s, _)| s == name)
+                .unwrap_or_else(|| {
+                    sections.push((name.to_owned(), vec![]));
+                    sections.len() - 1
+                });
             current = Some(at);
             continue;
         }
-        let Some(section) = current.and_then(|i| sections.get_mut(i)) else { bail!(fault("no section header")) };
+        let Some(section) = current.and_then(|i| sections.get_mut(i)) else {
+            bail!(fault("no section header"))
+        };
         if line.starts_with([' ', '\t']) {
-            let Some((_, value)) = section.1.last_mut() else { bail!(fault("a continuation of nothing")) };
+            let Some((_, value)) = section.1.last_mut() else {
+                bail!(fault("a continuation of nothing"))
+            };
             value.push('\n');
             *value += line.trim();
             continue;
         }
-        let Some(at) = line.find(['=', ':']) else { bail!(fault("neither a section nor `key=value`")) };
+        let Some(at) = line.find(['=', ':']) else {
+            bail!(fault("neither a section nor `key=value`"))
+        };
         // ` ;` begins a comment on a key's first line.
         let value = line[at + 1..].split(" ;").next().unwrap_or_default().trim();
         let key = line[..at].trim().to_lowercase();

@@ -23,13 +23,20 @@ pub async fn run(actions: &[Action], log: &mut Log) -> Result<()> {
         match action {
             Action::Package(name) => {
                 let package = name.rsplit_once(' ').map_or(name.as_str(), |(_, p)| p);
-                log.line(&format!("package {name}: {}", crate::stand_ins::describe_package(package)));
+                log.line(&format!(
+                    "package {name}: {}",
+                    crate::stand_ins::describe_package(package)
+                ));
             }
-            Action::Service(name) => log.line(&format!("service {name}: not simulated, start units by commands")),
+            Action::Service(name) => log.line(&format!(
+                "service {name}: not simulated, start units by commands"
+            )),
             Action::Group(name, gid) => group(name, gid.as_deref()).await?,
             Action::User(name, groups, home) => user(name, groups, home.as_deref()).await?,
             Action::File(file) => {
-                write(file).await.with_context(|| format!("Failed to write {}", file.path.display()))?;
+                write(file)
+                    .await
+                    .with_context(|| format!("Failed to write {}", file.path.display()))?;
                 log.line(&format!("wrote {}", file.path.display()));
             }
             Action::Command(command) => run_command(command, log).await?,
@@ -49,15 +56,25 @@ async fn write(file: &FileAction) -> Result<()> {
         fs::rename(&file.path, backup)?;
     }
     if file.link {
-        return symlink(Path::new(std::str::from_utf8(&file.content)?), &file.path).map_err(Into::into);
+        return symlink(Path::new(std::str::from_utf8(&file.content)?), &file.path)
+            .map_err(Into::into);
     }
     fs::write(&file.path, &file.content)?;
     if let Some(mode) = file.mode {
         fs::set_permissions(&file.path, Permissions::from_mode(mode))?;
     }
     if file.owner.is_some() || file.group.is_some() {
-        let spec = format!("{}:{}", file.owner.as_deref().unwrap_or(""), file.group.as_deref().unwrap_or(""));
-        let output = Command::new("chown").arg("--").arg(spec.trim_end_matches(':')).arg(&file.path).output().await?;
+        let spec = format!(
+            "{}:{}",
+            file.owner.as_deref().unwrap_or(""),
+            file.group.as_deref().unwrap_or("")
+        );
+        let output = Command::new("chown")
+            .arg("--")
+            .arg(spec.trim_end_matches(':'))
+            .arg(&file.path)
+            .output()
+            .await?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -67,31 +84,51 @@ async fn write(file: &FileAction) -> Result<()> {
 
 async fn run_command(command: &CommandAction, log: &mut Log) -> Result<()> {
     if let Some(test) = &command.test {
-        let output = process(test, command).stdout(Stdio::null()).stderr(Stdio::null()).status().await?;
+        let output = process(test, command)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .await?;
         if !output.success() {
-            log.line(&format!("command {}: its test is not fulfilled, skipped", command.name));
+            log.line(&format!(
+                "command {}: its test is not fulfilled, skipped",
+                command.name
+            ));
             return Ok(());
         }
     }
     let mut commands = Log::open(COMMAND_LOG)?;
     commands.line(&format!("command {}", command.name));
     // The real one collects the output until the command and everything that holds its pipes has ended.
-    let output = process(&command.argv, command).output().await.with_context(|| format!("Command {} failed", command.name))?;
+    let output = process(&command.argv, command)
+        .output()
+        .await
+        .with_context(|| format!("Command {} failed", command.name))?;
     commands.raw(&output.stdout);
     commands.raw(&output.stderr);
     if output.status.success() {
         log.line(&format!("Command {} succeeded", command.name));
     } else if command.ignore_errors {
-        log.line(&format!("Command {} failed ({}), ignoring error", command.name, output.status));
+        log.line(&format!(
+            "Command {} failed ({}), ignoring error",
+            command.name, output.status
+        ));
     } else {
         let text = String::from_utf8_lossy(&output.stderr);
-        bail!("Command {} failed: {}: {}", command.name, output.status, text.lines().last().unwrap_or_default());
+        bail!(
+            "Command {} failed: {}: {}",
+            command.name,
+            output.status,
+            text.lines().last().unwrap_or_default()
+        );
     }
     Ok(())
 }
 
 fn process(argv: &[String], command: &CommandAction) -> Command {
-    let (program, args) = argv.split_first().map_or(("/bin/true", &[][..]), |(p, a)| (p.as_str(), a));
+    let (program, args) = argv
+        .split_first()
+        .map_or(("/bin/true", &[][..]), |(p, a)| (p.as_str(), a));
     let mut process = Command::new(program);
     process.args(args).stdin(Stdio::null());
     if let Some(env) = &command.env {
@@ -104,16 +141,31 @@ fn process(argv: &[String], command: &CommandAction) -> Command {
 }
 
 async fn group(name: &str, gid: Option<&str>) -> Result<()> {
-    if Command::new("getent").args(["group", name]).output().await?.status.success() {
+    if Command::new("getent")
+        .args(["group", name])
+        .output()
+        .await?
+        .status
+        .success()
+    {
         return Ok(());
     }
     let mut command = Command::new("groupadd");
-    command.arg("-r").args(gid.map(|g| ["-g", g]).into_iter().flatten()).arg(name);
+    command
+        .arg("-r")
+        .args(gid.map(|g| ["-g", g]).into_iter().flatten())
+        .arg(name);
     succeed(&mut command, &format!("Failed to create group {name}")).await
 }
 
 async fn user(name: &str, groups: &[String], home: Option<&str>) -> Result<()> {
-    if Command::new("getent").args(["passwd", name]).output().await?.status.success() {
+    if Command::new("getent")
+        .args(["passwd", name])
+        .output()
+        .await?
+        .status
+        .success()
+    {
         return Ok(());
     }
     let mut command = Command::new("useradd");

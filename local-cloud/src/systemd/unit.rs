@@ -37,11 +37,24 @@ pub enum Restart {
     OnFailure,
 }
 
+/// `KillMode=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillMode {
+    /// Every process gets both signals.
+    Group,
+    /// The main process gets the first signal, every process the last one.
+    Mixed,
+    /// Only the main process gets any.
+    Process,
+}
+
 /// A service unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// `Type=`
     pub kind: Kind,
+    /// `ConditionPathExists=`; with `true` the path must not exist.
+    pub conditions: Vec<(PathBuf, bool)>,
     /// `ExecStartPre=`
     pub start_pre: Vec<String>,
     /// `ExecStart=`
@@ -70,8 +83,8 @@ pub struct Unit {
     pub stop_within: Duration,
     /// `KillSignal=`
     pub stop_signal: Signal,
-    /// `KillMode=mixed` or `process`: only the main process gets the first signal.
-    pub kill_only_main: bool,
+    /// `KillMode=`
+    pub kill_mode: KillMode,
     /// `SuccessExitStatus=`
     pub success_status: Vec<i32>,
     /// `RemainAfterExit=`
@@ -86,6 +99,7 @@ impl Unit {
     pub fn parse(text: &str) -> Result<Self> {
         let mut unit = Self {
             kind: Kind::Simple,
+            conditions: vec![],
             start_pre: vec![],
             start: vec![],
             reload: vec![],
@@ -100,7 +114,7 @@ impl Unit {
             restart_after: Duration::from_millis(100),
             stop_within: Duration::from_secs(90),
             stop_signal: Signal::TERM,
-            kill_only_main: false,
+            kill_mode: KillMode::Group,
             success_status: vec![],
             remain_after_exit: false,
         };
@@ -112,8 +126,17 @@ impl Unit {
             if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
                 name.clone_into(&mut section);
             } else if section == "Service" {
-                let Some((key, value)) = line.split_once('=') else { bail!("`{line}` is not an assignment") };
+                let Some((key, value)) = line.split_once('=') else {
+                    bail!("`{line}` is not an assignment")
+                };
                 unit.set(key.trim(), value.trim())?;
+            } else if let Some(("ConditionPathExists", path)) =
+                line.split_once('=').map(|(k, v)| (k.trim(), v.trim()))
+            {
+                unit.conditions.push((
+                    Path::new(path.trim_start_matches(['|', '!'])).into(),
+                    path.contains('!'),
+                ));
             }
         }
         if unit.start.is_empty() {
@@ -138,14 +161,23 @@ impl Unit {
             "ExecStartPre" => push(&mut self.start_pre, value),
             "ExecStart" => push(&mut self.start, value),
             "ExecReload" => push(&mut self.reload, value),
-            "Environment" => self.environment.extend(assignments(&words(value, &BTreeMap::new())?.join("\n"))),
+            "Environment" => self
+                .environment
+                .extend(assignments(&words(value, &BTreeMap::new())?.join("\n"))),
             "EnvironmentFile" => {
-                self.environment_files.push((Path::new(value.trim_start_matches('-')).into(), value.starts_with('-')));
+                self.environment_files.push((
+                    Path::new(value.trim_start_matches('-')).into(),
+                    value.starts_with('-'),
+                ));
             }
             "User" => self.user = text(),
             "Group" => self.group = text(),
-            "WorkingDirectory" => self.working_directory = text().map(|t| t.trim_start_matches('-').into()),
-            "RuntimeDirectory" => self.runtime_directories.extend(value.split_whitespace().map(str::to_owned)),
+            "WorkingDirectory" => {
+                self.working_directory = text().map(|t| t.trim_start_matches('-').into())
+            }
+            "RuntimeDirectory" => self
+                .runtime_directories
+                .extend(value.split_whitespace().map(str::to_owned)),
             "PIDFile" => self.pid_file = text().map(Into::into),
             "Restart" => {
                 self.restart = match value {
@@ -165,8 +197,18 @@ impl Unit {
                     other => bail!("KillSignal={other} is not simulated by the local cloud"),
                 };
             }
-            "KillMode" => self.kill_only_main = matches!(value, "mixed" | "process"),
-            "SuccessExitStatus" => self.success_status.extend(value.split_whitespace().filter_map(|s| s.parse::<i32>().ok())),
+            "KillMode" => {
+                self.kill_mode = match value {
+                    "mixed" => KillMode::Mixed,
+                    "process" | "none" => KillMode::Process,
+                    _ => KillMode::Group,
+                };
+            }
+            "SuccessExitStatus" => self.success_status.extend(
+                value
+                    .split_whitespace()
+                    .filter_map(|s| s.parse::<i32>().ok()),
+            ),
             "RemainAfterExit" => self.remain_after_exit = yes,
             _ => {}
         }
@@ -187,8 +229,14 @@ fn span(value: &str) -> Result<Duration> {
     if value == "infinity" || value == "0" {
         return Ok(Duration::from_secs(86_400));
     }
-    let (number, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len()));
-    let seconds: f64 = number.parse().map_err(|_| anyhow::anyhow!("`{value}` is not a time"))?;
+    let (number, unit) = value.split_at(
+        value
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(value.len()),
+    );
+    let seconds: f64 = number
+        .parse()
+        .map_err(|_| anyhow::anyhow!("`{value}` is not a time"))?;
     let factor = match unit.trim() {
         "" | "s" | "sec" => 1.0,
         "ms" => 0.001,
@@ -206,7 +254,10 @@ pub fn assignments(text: &str) -> BTreeMap<String, String> {
         .filter(|(k, _)| !k.starts_with('#'))
         .map(|(k, v)| {
             let v = v.trim();
-            let bare = ['"', '\''].iter().find_map(|q| v.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(v);
+            let bare = ['"', '\'']
+                .iter()
+                .find_map(|q| v.strip_prefix(*q)?.strip_suffix(*q))
+                .unwrap_or(v);
             (k.trim().to_owned(), bare.to_owned())
         })
         .collect()
@@ -220,7 +271,10 @@ pub fn words(line: &str, variables: &BTreeMap<String, String>) -> Result<Vec<Str
     let mut list: Vec<String> = vec![];
     let mut word = String::new();
     let (mut quote, mut begun) = (None, false);
-    let mut chars = line.trim_start_matches(['@', '+', '!', ':', '-']).chars().peekable();
+    let mut chars = line
+        .trim_start_matches(['@', '+', '!', ':', '-'])
+        .chars()
+        .peekable();
     while let Some(c) = chars.next() {
         match (quote, c) {
             (Some(q), c) if c == q => quote = None,
@@ -245,7 +299,13 @@ pub fn words(line: &str, variables: &BTreeMap<String, String>) -> Result<Vec<Str
                 while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
                     name.push(c);
                 }
-                list.extend(variables.get(&name).map_or("", String::as_str).split_whitespace().map(str::to_owned));
+                list.extend(
+                    variables
+                        .get(&name)
+                        .map_or("", String::as_str)
+                        .split_whitespace()
+                        .map(str::to_owned),
+                );
             }
             (_, c) => word.push(c),
         }
@@ -266,24 +326,49 @@ mod tests {
     #[test]
     fn the_unit_of_a_distribution_is_understood() {
         let unit = Unit::parse(
-            "[Unit]\nDescription=HAProxy\n[Service]\nEnvironmentFile=-/etc/default/haproxy\nEnvironment=\"CONFIG=/etc/haproxy/haproxy.cfg\" \"PIDFILE=/run/haproxy.pid\"\n\
+            "[Unit]\nDescription=HAProxy\nConditionPathExists=!/x\n[Service]\nEnvironmentFile=-/etc/default/haproxy\nEnvironment=\"CONFIG=/etc/haproxy/haproxy.cfg\" \"PIDFILE=/run/haproxy.pid\"\n\
              ExecStart=/usr/sbin/haproxy -Ws -f $CONFIG -p $PIDFILE $EXTRAOPTS\nExecReload=/usr/sbin/haproxy -Ws -f $CONFIG -c -q $EXTRAOPTS\nExecReload=/bin/kill -USR2 $MAINPID\n\
              KillMode=mixed\nRestart=always\nSuccessExitStatus=143\nType=notify\nRestartSec=1min\n[Install]\nWantedBy=multi-user.target\n",
         )
         .unwrap();
-        assert_eq!((unit.kind, unit.restart, unit.kill_only_main), (Kind::Notify, Restart::Always, true));
+        assert_eq!(
+            (unit.kind, unit.restart, unit.kill_mode),
+            (Kind::Notify, Restart::Always, KillMode::Mixed)
+        );
         assert_eq!(unit.success_status, [143]);
+        assert_eq!(unit.conditions, [(PathBuf::from("/x"), true)]);
         assert_eq!(unit.restart_after, Duration::from_secs(60));
         assert_eq!(unit.reload.len(), 2);
         let all = words(&unit.start[0], &unit.environment).unwrap();
-        assert_eq!(all, ["/usr/sbin/haproxy", "-Ws", "-f", "/etc/haproxy/haproxy.cfg", "-p", "/run/haproxy.pid"]);
-        assert_eq!(words("-/bin/kill -USR2 $MAINPID", &BTreeMap::from([("MAINPID".into(), "7".into())])).unwrap(), ["/bin/kill", "-USR2", "7"]);
+        assert_eq!(
+            all,
+            [
+                "/usr/sbin/haproxy",
+                "-Ws",
+                "-f",
+                "/etc/haproxy/haproxy.cfg",
+                "-p",
+                "/run/haproxy.pid"
+            ]
+        );
+        assert_eq!(
+            words(
+                "-/bin/kill -USR2 $MAINPID",
+                &BTreeMap::from([("MAINPID".into(), "7".into())])
+            )
+            .unwrap(),
+            ["/bin/kill", "-USR2", "7"]
+        );
     }
 
     #[test]
     fn a_drop_in_can_clear_and_quotes_hold_words_together() {
         let unit = Unit::parse("[Service]\nExecStart=/a\n[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo \"a b\" $$x ${Y}z' \"\"\n").unwrap();
-        let all = words(&unit.start[0], &BTreeMap::from([("Y".into(), "1 2".into())])).unwrap();
+        let all = words(
+            &unit.start[0],
+            &BTreeMap::from([("Y".into(), "1 2".into())]),
+        )
+        .unwrap();
         assert_eq!(all, ["/bin/sh", "-c", "echo \"a b\" $x 1 2z", ""]);
         assert!(Unit::parse("[Service]\nType=dbus\nExecStart=/a\n").is_err());
         assert!(Unit::parse("[Service]\nType=simple\n").is_err());
