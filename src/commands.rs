@@ -32,7 +32,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Hotswap(Hotswap::Plan { environment, host_agent }) => hotswap::plan(environment, host_agent, output).await,
         Command::Config(ConfigCommand::Check) => config::check(output),
         Command::Config(ConfigCommand::Show { environment, region }) => config::show(&environment, region.as_deref(), output),
-        Command::Local(command) => local::run(command, output).await.map_err(|e| Failure::because(Exit::Failure, "local cloud", e)),
+        Command::Local(command) => local::run(command, output).await,
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
