@@ -4,7 +4,7 @@
 
 use crate::{
     failure::Failure,
-    host::{Host, Settings},
+    host::{Host, Opened, Settings, WithoutEngine},
     journal::{Journal, Verdict},
     observe::observe,
     plan::{Plan, plan},
@@ -29,7 +29,10 @@ const BASELINE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When no verdict could be delivered: cfn-hup then runs us again.
 pub async fn hotswap(settings: Settings) -> Result<Option<Verdict>, String> {
-    let mut host = Host::open(settings).await?;
+    let mut host = match Host::open(settings).await? {
+        Opened::Host(host) => host,
+        Opened::WithoutEngine(rest) => return engine_is_silent(rest, false).await.map(Some),
+    };
     let result = converge(&mut host, false).await;
     host.signals.close().await;
     result
@@ -43,7 +46,14 @@ pub async fn hotswap(settings: Settings) -> Result<Option<Verdict>, String> {
 /// # Errors
 /// When the host does not serve.
 pub async fn boot(settings: Settings) -> Result<Option<Verdict>, String> {
-    let mut host = Host::open(settings).await?;
+    let mut host = match Host::open(settings).await? {
+        Opened::Host(host) => host,
+        Opened::WithoutEngine(rest) => {
+            let why = rest.failure.message.clone();
+            engine_is_silent(rest, true).await?;
+            return Err(why);
+        }
+    };
     let first = converge(&mut host, true).await;
     let result = match first {
         Ok(first) => {
@@ -73,6 +83,43 @@ async fn baseline(settings: &Settings) {
     while hup.exists() && !settings.cfn_hup_record.exists() && Instant::now() < until {
         sleep(Duration::from_millis(250)).await;
     }
+}
+
+/// Without its engine a host can do nothing but say so (D-HOT-42). A swap that was interrupted stays as it is: it is settled
+/// when the engine answers again.
+async fn engine_is_silent(mut rest: WithoutEngine, boot: bool) -> Result<Verdict, String> {
+    let desired = rest.stack.desired().await?;
+    let now = Timestamp::now();
+    let open = rest
+        .journal
+        .read()
+        .ok()
+        .flatten()
+        .filter(|j| j.verdict.is_none());
+    let mut journal = open
+        .clone()
+        .unwrap_or_else(|| Journal::new(desired.clone(), boot, None, now));
+    let step = journal.reached();
+    let verdict = Verdict {
+        kind: Kind::Failed,
+        step,
+        cause: Some(rest.failure.clone().into()),
+        at: now,
+    };
+    journal.verdict = Some(verdict.clone());
+    let signal = crate::swap::signal(&journal, &rest.instance, &verdict, None);
+    let queue = &journal.desired.queue;
+    if open.is_some() {
+        rest.signals.send_now(queue, signal).await?;
+    } else {
+        rest.signals.keep(queue, signal)?;
+        rest.journal
+            .write(&journal)
+            .map_err(|e| Failure::file("writing the journal", rest.journal.path(), &e))?;
+        rest.signals.flush().await?;
+    }
+    rest.signals.close().await;
+    Ok(verdict)
 }
 
 async fn converge(host: &mut Host, mut boot: bool) -> Result<Option<Verdict>, String> {

@@ -148,12 +148,37 @@ pub struct Host {
     _lock: File,
 }
 
+/// A host, or what is left of one whose container engine is silent: enough to say so.
+#[derive(Debug)]
+pub enum Opened {
+    /// Ready to work.
+    Host(Box<Host>),
+    /// Only able to report.
+    WithoutEngine(WithoutEngine),
+}
+
+/// Enough of a host to report that its container engine does not answer.
+#[derive(Debug)]
+pub struct WithoutEngine {
+    /// EC2 instance id.
+    pub instance: String,
+    /// The stack.
+    pub stack: Stack,
+    /// The way to the build host.
+    pub signals: Signals,
+    /// The journal.
+    pub journal: JournalFile,
+    /// What the engine did.
+    pub failure: Failure,
+    _lock: File,
+}
+
 impl Host {
     /// Takes the host's lock, waiting for whoever has it, and opens everything.
     ///
     /// # Errors
-    /// A sentence for the log: no signal can be sent yet.
-    pub async fn open(settings: Settings) -> Result<Self, String> {
+    /// A sentence for the log: no signal can be sent yet, or, for a silent engine, was sent already.
+    pub async fn open(settings: Settings) -> Result<Opened, String> {
         let lock = lock(&settings.state_dir).await?;
         let file = StackFile::read(&settings.stack_file)?;
         let machine = Machine::read(&settings.machine_file)?;
@@ -162,22 +187,34 @@ impl Host {
             .load()
             .await;
         let instance = settings.instance().await?;
-        let engine = Engine::connect(&settings.docker_socket, &instance)
-            .await
-            .map_err(|e| e.message)?;
-        Ok(Self {
+        let stack = Stack::new(&aws, file);
+        let signals = Signals::new(Queue::new(&aws), &settings.state_dir);
+        let engine = match Engine::connect(&settings.docker_socket, &instance).await {
+            Ok(engine) => engine,
+            Err(failure) => {
+                return Ok(Opened::WithoutEngine(WithoutEngine {
+                    instance,
+                    stack,
+                    signals,
+                    journal: JournalFile::new(&settings.state_dir),
+                    failure,
+                    _lock: lock,
+                }));
+            }
+        };
+        Ok(Opened::Host(Box::new(Self {
             instance,
             machine,
             engine,
             proxy: settings.proxy(),
             bucket: Bucket::new(&aws),
-            stack: Stack::new(&aws, file),
-            signals: Signals::new(Queue::new(&aws), &settings.state_dir),
+            stack,
+            signals,
             journal: JournalFile::new(&settings.state_dir),
             history: HistoryFile::new(&settings.state_dir),
             settings,
             _lock: lock,
-        })
+        })))
     }
 
     /// What moves traffic.

@@ -116,9 +116,9 @@ impl Signals {
     ///
     /// # Errors
     /// When the queue refused [`ATTEMPTS`] times.
-    pub async fn send_now(&self, queue: &str, mut signal: HostSignal) -> Result<(), Failure> {
-        // Above every number that this swap has used, whether or not it could be recorded.
-        signal.seq = self.reserved + BLOCK;
+    pub async fn send_now(&mut self, queue: &str, mut signal: HostSignal) -> Result<(), Failure> {
+        // Without a durable number, one above all that this process has used.
+        signal.seq = self.number().unwrap_or(self.reserved + BLOCK);
         self.send(&Unsent {
             queue: queue.to_owned(),
             signal,

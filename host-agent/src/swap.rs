@@ -609,35 +609,16 @@ impl<'h> Swap<'h> {
     }
 
     fn progress(&mut self, step: Step, detail: Option<String>) {
-        let mut signal = self.signal(Kind::Progress, step);
+        let verdict = self.verdict(Kind::Progress, step, None);
+        let mut signal = signal(
+            &self.journal,
+            &self.host.instance,
+            &verdict,
+            self.journal.from.clone(),
+        );
         signal.detail = detail;
         let queue = self.journal.desired.queue.clone();
         self.host.signals.progress(&queue, signal);
-    }
-
-    fn signal(&self, kind: Kind, step: Step) -> HostSignal {
-        let desired = &self.journal.desired;
-        HostSignal {
-            v: FORMAT,
-            swap: desired.swap.clone(),
-            epoch: 0,
-            seq: 0,
-            stack: desired.stack.clone(),
-            region: desired.region.clone(),
-            instance: self.host.instance.clone(),
-            at: Timestamp::now(),
-            kind,
-            from: self.journal.from.clone(),
-            to: desired.payload.clone(),
-            serving: self.journal.from.clone(),
-            step,
-            detail: None,
-            cause: None,
-            ms: self.journal.milliseconds(),
-            bytes: self.journal.bytes,
-            drain: self.journal.drain,
-            warnings: Vec::new(),
-        }
     }
 
     /// Seed step 9. First the outbox keeps the verdict, then the journal closes, then the queue hears of it: after a crash
@@ -653,13 +634,10 @@ impl<'h> Swap<'h> {
         .await
         .ok()
         .and_then(|facts| facts.serving().map(|(_, payload)| payload.clone()));
-        let mut signal = self.signal(verdict.kind, verdict.step);
-        signal.at = verdict.at;
-        signal.serving = serving;
-        signal.cause = verdict.cause.clone();
-        signal.warnings = self.journal.warnings.clone();
+        let signal = signal(&self.journal, &self.host.instance, &verdict, serving);
         let queue = self.journal.desired.queue.clone();
         let kept = self.host.signals.keep(&queue, signal.clone());
+        self.host.pause_at(Step::Report, "kept").await;
         self.journal.done(Step::Report, Timestamp::now());
         self.journal.verdict = Some(verdict.clone());
         let recorded = self.write();
@@ -675,6 +653,41 @@ impl<'h> Swap<'h> {
         }
         self.host.pause_at(Step::Report, "after").await;
         sent.map(|()| verdict)
+    }
+}
+
+/// What a verdict, or a step's beginning, looks like on the queue. Its number is given when it is sent.
+pub(crate) fn signal(
+    journal: &Journal,
+    instance: &str,
+    verdict: &Verdict,
+    serving: Option<Digest>,
+) -> HostSignal {
+    let desired = &journal.desired;
+    HostSignal {
+        v: FORMAT,
+        swap: desired.swap.clone(),
+        epoch: 0,
+        seq: 0,
+        stack: desired.stack.clone(),
+        region: desired.region.clone(),
+        instance: instance.to_owned(),
+        at: verdict.at,
+        kind: verdict.kind,
+        from: journal.from.clone(),
+        to: desired.payload.clone(),
+        serving,
+        step: verdict.step,
+        detail: None,
+        cause: verdict.cause.clone(),
+        ms: journal.milliseconds(),
+        bytes: journal.bytes,
+        drain: journal.drain,
+        warnings: if verdict.kind == Kind::Progress {
+            Vec::new()
+        } else {
+            journal.warnings.clone()
+        },
     }
 }
 

@@ -2,10 +2,7 @@
 
 mod support;
 
-use contract::{
-    signal::{CauseCode, Kind},
-    step::Step,
-};
+use contract::{signal::Kind, step::Step};
 use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

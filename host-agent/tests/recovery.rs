@@ -1,0 +1,385 @@
+//! Property: wherever the agent dies, and however often, exactly one version is in rotation at every moment, and in the
+//! end only the wanted one is left (D-HOT-83, D-HOT-66).
+//!
+//! The model below has the same facts that the agent observes. Its steps do to those facts what the real steps do to the
+//! engine and the proxy; what to do next is decided by the agent's own pure functions.
+
+use contract::{digest::Digest, job::DesiredState, signal::Kind, step::Step};
+use host_agent::{
+    docker::Container,
+    journal::{Journal, Verdict},
+    observe::Facts,
+    plan::{Plan, plan},
+    recover::{Recovery, recover},
+};
+use jiff::Timestamp;
+use proptest::prelude::*;
+use std::{collections::BTreeSet, net::SocketAddrV4};
+
+const NAMES: [(&str, bool); 2] = [("web", true), ("jobs", false)];
+
+fn digest(n: u8) -> Digest {
+    Digest::from_bytes(&[n; 32])
+}
+
+fn desired(swap: u8, payload: u8) -> DesiredState {
+    serde_json::from_value(serde_json::json!({
+        "v": 1, "swap": format!("01S{swap}"), "payload": digest(payload), "service": "hello", "environment": "test",
+        "region": "us-east-1", "stack": "arn:x", "bucket": "b", "queue": "http://q", "mode": "simple",
+        "deadline": "2100-01-01T00:00:00Z"
+    }))
+    .unwrap()
+}
+
+fn now() -> Timestamp {
+    "2026-11-21T00:00:00Z".parse().unwrap()
+}
+
+/// A host, and how many effects it has left before it dies.
+#[derive(Clone, Debug)]
+struct World {
+    facts: Facts,
+    journal: Option<Journal>,
+    next_port: u16,
+    effects_left: Option<u32>,
+    told: Vec<(String, Kind)>,
+}
+
+/// The agent died here.
+struct Dead;
+
+impl World {
+    fn new(payload: u8) -> Self {
+        let mut world = World {
+            facts: Facts {
+                proxy_runs: true,
+                ..Default::default()
+            },
+            journal: None,
+            next_port: 20_000,
+            effects_left: None,
+            told: vec![],
+        };
+        let first = desired(0, payload);
+        for (name, inet) in NAMES {
+            world.add(&first, name, inet);
+        }
+        world.facts.rotation = world.endpoints("01S0");
+        world
+    }
+
+    fn add(&mut self, desired: &DesiredState, name: &str, inet: bool) {
+        self.next_port += 1;
+        self.facts.containers.push(Container {
+            id: self.next_port.to_string(),
+            name: name.into(),
+            payload: desired.payload.clone(),
+            swap: desired.swap.clone(),
+            endpoint: inet.then(|| SocketAddrV4::new([127, 0, 0, 1].into(), self.next_port)),
+            running: true,
+        });
+    }
+
+    fn endpoints(&self, swap: &str) -> BTreeSet<SocketAddrV4> {
+        self.facts
+            .running(swap)
+            .filter_map(|c| c.endpoint)
+            .collect()
+    }
+
+    /// One effect on the outside world: the agent may die before it, and the invariant holds after it.
+    fn effect(&mut self, act: impl FnOnce(&mut Self)) -> Result<(), Dead> {
+        if let Some(left) = &mut self.effects_left {
+            if *left == 0 {
+                return Err(Dead);
+            }
+            *left -= 1;
+        }
+        act(self);
+        self.check();
+        Ok(())
+    }
+
+    /// D-HOT-83: exactly one version is in rotation, and what is in rotation runs.
+    fn check(&self) {
+        let swaps: BTreeSet<&str> = self
+            .facts
+            .rotation
+            .iter()
+            .map(|e| {
+                let container = self
+                    .facts
+                    .containers
+                    .iter()
+                    .find(|c| c.endpoint == Some(*e));
+                let container = container.expect("what is in rotation exists");
+                assert!(container.running, "what is in rotation runs");
+                container.swap.as_str()
+            })
+            .collect();
+        assert_eq!(
+            swaps.len(),
+            1,
+            "exactly one version is in rotation: {self:?}"
+        );
+    }
+
+    fn journal(&mut self) -> &mut Journal {
+        self.journal.as_mut().expect("a swap is under way")
+    }
+
+    fn step(
+        &mut self,
+        step: Step,
+        act: impl FnOnce(&mut Self) -> Result<(), Dead>,
+    ) -> Result<(), Dead> {
+        self.effect(|w| w.journal().begin(step, now()))?;
+        act(self)?;
+        self.effect(|w| w.journal().done(step, now()))
+    }
+
+    fn remove(&mut self, wanted: impl Fn(&Container) -> bool) -> Result<(), Dead> {
+        let ids: Vec<String> = self
+            .facts
+            .containers
+            .iter()
+            .filter(|c| wanted(c))
+            .map(|c| c.id.clone())
+            .collect();
+        for id in ids {
+            self.effect(|w| w.facts.containers.retain(|c| c.id != id))?;
+        }
+        Ok(())
+    }
+
+    fn verdict(&mut self, kind: Kind) -> Result<(), Dead> {
+        let swap = self.journal().desired.swap.clone();
+        self.effect(|w| {
+            w.told.push((swap, kind));
+            w.journal().verdict = Some(Verdict {
+                kind,
+                step: Step::Report,
+                cause: None,
+                at: now(),
+            });
+        })
+    }
+
+    /// The steps from the cut-over on.
+    fn cut_over(&mut self) -> Result<(), Dead> {
+        let swap = self.journal().desired.swap.clone();
+        self.step(Step::CutOver, |w| {
+            w.effect(|w| w.facts.rotation = w.endpoints(&swap))
+        })
+    }
+
+    fn finish(&mut self) -> Result<(), Dead> {
+        let swap = self.journal().desired.swap.clone();
+        if self.facts.containers.iter().any(|c| c.swap != swap) {
+            self.step(Step::Drain, |_| Ok(()))?;
+            self.step(Step::Stop, |w| {
+                let old: Vec<String> = w
+                    .facts
+                    .containers
+                    .iter()
+                    .filter(|c| c.swap != swap)
+                    .map(|c| c.id.clone())
+                    .collect();
+                for id in old {
+                    w.effect(|w| {
+                        w.facts
+                            .containers
+                            .iter_mut()
+                            .filter(|c| c.id == id)
+                            .for_each(|c| c.running = false)
+                    })?;
+                }
+                Ok(())
+            })?;
+            self.step(Step::Remove, |w| w.remove(|c| c.swap != swap))?;
+        }
+        self.step(Step::RemoveImage, |_| Ok(()))?;
+        self.verdict(Kind::Success)
+    }
+
+    fn undo(&mut self) -> Result<(), Dead> {
+        let swap = self.journal().desired.swap.clone();
+        self.remove(|c| c.swap == swap)?;
+        self.verdict(Kind::Failed)
+    }
+
+    /// One run of the agent.
+    fn run(&mut self, desired: &DesiredState, healthy: bool) -> Result<(), Dead> {
+        match recover(self.journal.as_ref(), &self.facts, Some(desired)) {
+            Recovery::Nothing | Recovery::Again => {}
+            Recovery::Finish => {
+                if !self.journal().is_done(Step::CutOver) {
+                    self.cut_over()?;
+                }
+                self.finish()?;
+            }
+            Recovery::Abandon => self.undo()?,
+            Recovery::Revert => unreachable!("nothing dies by itself in this model"),
+        }
+        let expected: Vec<(String, bool)> =
+            NAMES.iter().map(|(n, i)| ((*n).to_owned(), *i)).collect();
+        let plan = plan(
+            desired,
+            false,
+            self.journal.as_ref(),
+            &self.facts,
+            Some(&expected),
+            now(),
+        );
+        let open = self
+            .journal
+            .clone()
+            .filter(|j| j.verdict.is_none() && j.desired.swap == desired.swap);
+        if plan != Plan::Answered && open.is_none() {
+            let from = self.facts.serving().map(|(_, p)| p.clone());
+            self.effect(|w| w.journal = Some(Journal::new(desired.clone(), false, from, now())))?;
+        }
+        match plan {
+            Plan::Answered => Ok(()),
+            Plan::TooLate => unreachable!("the deadline is far away"),
+            Plan::AlreadyServing => {
+                let serving = self
+                    .facts
+                    .serving()
+                    .map(|(s, _)| s.to_owned())
+                    .expect("it serves");
+                self.remove(|c| c.swap != serving)?;
+                self.verdict(Kind::Success)
+            }
+            Plan::Swap(steps) => {
+                for step in steps.into_iter().filter(|s| *s < Step::CutOver) {
+                    self.step(step, |w| {
+                        if step != Step::Start {
+                            return Ok(());
+                        }
+                        for (name, inet) in NAMES {
+                            if !w.facts.running(&desired.swap).any(|c| c.name == name) {
+                                w.effect(|w| w.add(desired, name, inet))?;
+                            }
+                        }
+                        Ok(())
+                    })?;
+                }
+                if !healthy {
+                    return self.undo();
+                }
+                self.cut_over()?;
+                self.finish()
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn d_hot_83_one_version_is_in_rotation_whenever_and_however_often_the_agent_dies(
+        deaths in proptest::collection::vec(0..40u32, 0..6),
+        wanted in proptest::collection::vec((1..4u8, any::<bool>()), 1..4),
+    ) {
+        // D-HOT-83, D-HOT-66
+        let mut world = World::new(0);
+        let mut deaths = deaths.into_iter();
+        let mut serves = digest(0);
+        for (n, (payload, healthy)) in wanted.iter().enumerate() {
+            let desired = desired(n as u8 + 1, *payload);
+            // cfn-hup runs the action until it ends well, or until something newer is wanted.
+            let mut changed = false;
+            loop {
+                world.effects_left = deaths.next();
+                match world.run(&desired, *healthy) {
+                    Ok(()) => break,
+                    // A newer state sometimes arrives before the next run.
+                    Err(Dead) if world.facts.containers.len() % 2 == 1 && n + 1 < wanted.len() => { changed = true; break }
+                    Err(Dead) => {}
+                }
+            }
+            if changed {
+                continue;
+            }
+            // Already serving, or healthy: the wanted payload; unhealthy: what served before.
+            let told = world.told.iter().rev().find(|(s, _)| *s == desired.swap).map(|(_, k)| *k);
+            let now_serves = world.facts.serving().map(|(_, p)| p.clone()).unwrap();
+            match told {
+                Some(Kind::Success) => prop_assert_eq!(&now_serves, &desired.payload),
+                Some(Kind::Failed) => prop_assert_ne!(&now_serves, &desired.payload),
+                other => prop_assert!(false, "no verdict: {:?}", other),
+            }
+            // No leftovers: one container per name.
+            prop_assert_eq!(world.facts.containers.len(), NAMES.len());
+            serves = now_serves;
+        }
+        prop_assert!(world.facts.serving().is_some(), "something serves: {}", serves);
+        // Every swap is told of once.
+        let mut told: Vec<&String> = world.told.iter().map(|(s, _)| s).collect();
+        told.sort();
+        let all = told.len();
+        told.dedup();
+        prop_assert_eq!(told.len(), all);
+    }
+}
+
+#[test]
+fn d_host_13_new_containers_that_ended_after_the_cut_over_give_traffic_back_while_the_old_ones_run()
+{
+    // D-HOST-13
+    let mut world = World::new(0);
+    let wanted = desired(1, 1);
+    let mut journal = Journal::new(wanted.clone(), false, Some(digest(0)), now());
+    journal.begin(Step::CutOver, now());
+    journal.done(Step::CutOver, now());
+    world.add(&wanted, "web", true);
+    world.facts.rotation = world.endpoints("01S1");
+    assert_eq!(
+        recover(Some(&journal), &world.facts, Some(&wanted)),
+        Recovery::Finish
+    );
+    world
+        .facts
+        .containers
+        .iter_mut()
+        .filter(|c| c.swap == "01S1")
+        .for_each(|c| c.running = false);
+    assert_eq!(
+        recover(Some(&journal), &world.facts, Some(&wanted)),
+        Recovery::Revert
+    );
+    // D-HOST-41: after a reboot nothing runs, and the same payload is started again.
+    world
+        .facts
+        .containers
+        .iter_mut()
+        .for_each(|c| c.running = false);
+    assert_eq!(
+        recover(Some(&journal), &world.facts, Some(&wanted)),
+        Recovery::Again
+    );
+    assert_eq!(
+        recover(Some(&journal), &world.facts, Some(&desired(2, 2))),
+        Recovery::Abandon
+    );
+}
+
+#[test]
+fn d_host_11_a_first_boot_has_nothing_to_drain_and_no_deadline() {
+    // D-HOST-11
+    let mut late = desired(1, 1);
+    late.deadline = "2000-01-01T00:00:00Z".parse().unwrap();
+    let Plan::Swap(steps) = plan(&late, true, None, &Facts::default(), None, now()) else {
+        panic!("a boot goes on")
+    };
+    assert!(
+        [Step::Drain, Step::Stop, Step::Remove, Step::Await]
+            .iter()
+            .all(|s| !steps.contains(s))
+    );
+    // D-HOT-43: a swap ends there.
+    assert_eq!(
+        plan(&late, false, None, &Facts::default(), None, now()),
+        Plan::TooLate
+    );
+}
