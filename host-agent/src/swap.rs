@@ -333,7 +333,7 @@ impl<'h> Swap<'h> {
             manifest,
             instance: &self.host.instance,
             machine: &self.host.machine,
-            gateway: self.host.engine.network().await?,
+            network: self.host.engine.network().await?,
         })
     }
 
