@@ -79,6 +79,8 @@ impl Bucket {
                     CauseCode::PayloadMissing,
                     format!("{message}. The instance role needs s3:GetObject, and s3:ListBucket to tell a missing object from a forbidden one"),
                 )),
+                // A range that begins beyond the object's end: it is shorter than what an earlier attempt has read.
+                Some(416) => Interrupted::Fatal(Failure::new(CauseCode::DigestMismatch, message)),
                 _ => Interrupted::Transient(message),
             }
         })?;
@@ -291,12 +293,16 @@ impl Store {
                 read.await
             };
             match outcome {
+                // The answer was whole (a broken one is an error), so the object itself is too short, and stays so.
                 Ok(()) if length < blob.size => {
-                    let why = format!(
-                        "s3://{bucket}/{key} ended after {length} of {} bytes",
-                        blob.size
-                    );
-                    pause(attempt, why).await?;
+                    self.discard(&path)?;
+                    return Err(Failure::new(
+                        CauseCode::DigestMismatch,
+                        format!(
+                            "the blob s3://{bucket}/{key} is not what its digest says: it has {length} bytes instead of {}",
+                            blob.size
+                        ),
+                    ));
                 }
                 Ok(()) => break,
                 Err(Interrupted::Fatal(failure)) => {
