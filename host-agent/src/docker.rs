@@ -110,6 +110,8 @@ pub struct NewContainer {
 pub enum StartError {
     /// Somebody else took the host port meanwhile.
     PortTaken,
+    /// The network is missing, or there are several of its name: [`Engine::network`] puts that right.
+    Network(String),
     /// The image is not in the engine any more.
     NoImage,
     /// Anything else, as a sentence.
@@ -207,49 +209,61 @@ impl Engine {
         Ok(published.chain(reserved).collect())
     }
 
-    /// Creates the network `porter` if there is none and returns its gateway address, where the machine's own services
-    /// are reached from inside.
+    /// Makes sure that there is one network `porter` (D-HOST-15) and returns its gateway address, where the machine's own
+    /// services are reached from inside.
+    ///
+    /// Engines allow several networks of one name, and then refuse to start containers in any of them. Where two hosts of
+    /// one engine were equally fast, the oldest network stays and every host removes the others.
     ///
     /// # Errors
     /// [`CauseCode::Engine`].
     pub async fn network(&self) -> Result<Option<String>, Failure> {
-        let failed = |e: Bollard| engine(format!("the network `{NETWORK}` can't be created: {e}"));
-        if let Some(gateway) = self.find_network().await? {
-            return Ok(gateway);
+        let mut networks = self.networks().await?;
+        if networks.is_empty() {
+            let request = NetworkCreateRequest {
+                name: NETWORK.into(),
+                driver: Some("bridge".into()),
+                labels: Some(HashMap::from([("porter.network".into(), "1".into())])),
+                ..Default::default()
+            };
+            match self.docker.create_network(request).await {
+                Ok(_)
+                | Err(Bollard::DockerResponseServerError {
+                    status_code: 409, ..
+                }) => networks = self.networks().await?,
+                Err(e) => {
+                    return Err(engine(format!(
+                        "the network `{NETWORK}` can't be created: {e}"
+                    )));
+                }
+            }
         }
-        let request = NetworkCreateRequest {
-            name: NETWORK.into(),
-            driver: Some("bridge".into()),
-            labels: Some(HashMap::from([("porter.network".into(), "1".into())])),
-            ..Default::default()
-        };
-        match self.docker.create_network(request).await {
-            // Another host of the same engine was faster.
-            Ok(_)
-            | Err(Bollard::DockerResponseServerError {
-                status_code: 409, ..
-            }) => {}
-            Err(e) => return Err(failed(e)),
+        for surplus in networks.iter().skip(1).filter_map(|n| n.id.as_deref()) {
+            // One that another host is removing, or that is in use, is no reason to fail here.
+            if let Err(e) = self.docker.remove_network(surplus).await {
+                tracing::debug!(error = %e, "a second network `{NETWORK}` stays for now");
+            }
         }
-        Ok(self.find_network().await?.flatten())
+        let configs = networks
+            .into_iter()
+            .next()
+            .and_then(|n| n.ipam?.config)
+            .unwrap_or_default();
+        Ok(configs
+            .into_iter()
+            .find_map(|c| c.gateway.filter(|g| g.parse::<Ipv4Addr>().is_ok())))
     }
 
-    /// By exact name (D-HOST-21): the engine's own filter matches parts of names.
-    async fn find_network(&self) -> Result<Option<Option<String>>, Failure> {
-        let networks = self
+    /// The networks with exactly our name, oldest first (D-HOST-21: the engine's own filter matches parts of names).
+    async fn networks(&self) -> Result<Vec<bollard::models::Network>, Failure> {
+        let mut networks = self
             .docker
             .list_networks(None::<ListNetworksOptions>)
             .await
             .map_err(|e| engine(format!("the networks can't be listed: {e}")))?;
-        Ok(networks
-            .into_iter()
-            .find(|n| n.name.as_deref() == Some(NETWORK))
-            .map(|n| {
-                n.ipam?
-                    .config?
-                    .into_iter()
-                    .find_map(|c| c.gateway.filter(|g| g.parse::<Ipv4Addr>().is_ok()))
-            }))
+        networks.retain(|n| n.name.as_deref() == Some(NETWORK));
+        networks.sort_by_key(|n| (n.created.clone(), n.id.clone()));
+        Ok(networks)
     }
 
     /// Creates and starts a container (D-HOST-15).
@@ -652,6 +666,11 @@ fn start_error(error: Bollard) -> StartError {
             status_code: 404,
             message,
         } if message.to_lowercase().contains("image") => StartError::NoImage,
+        Bollard::DockerResponseServerError { message, .. }
+            if message.contains(&format!("network {NETWORK} ")) =>
+        {
+            StartError::Network(error.to_string())
+        }
         Bollard::DockerResponseServerError { message, .. }
             if message.contains("port is already allocated")
                 || message.contains("address already in use") =>
