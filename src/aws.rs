@@ -109,9 +109,18 @@ impl Session {
     /// when there are none.
     pub async fn credentials(&self) -> Option<(String, String, Option<String>)> {
         use aws_sdk_sts::config::ProvideCredentials;
-        let credentials = self.config.credentials_provider()?.provide_credentials().await.ok()?;
+        let credentials = self
+            .config
+            .credentials_provider()?
+            .provide_credentials()
+            .await
+            .ok()?;
         let token = credentials.session_token().map(str::to_owned);
-        Some((credentials.access_key_id().to_owned(), credentials.secret_access_key().to_owned(), token))
+        Some((
+            credentials.access_key_id().to_owned(),
+            credentials.secret_access_key().to_owned(),
+            token,
+        ))
     }
 
     /// Stacks.

@@ -5,7 +5,12 @@ use std::{ffi::OsString, path::PathBuf};
 
 /// Deploys services of containers to EC2, and hot-swaps them on running hosts.
 #[derive(Debug, Parser)]
-#[command(name = "porter", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    name = "porter",
+    version,
+    propagate_version = true,
+    max_term_width = 110
+)]
 pub struct Cli {
     /// `json` prints one JSON document on stdout; progress always goes to stderr.
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
@@ -103,7 +108,11 @@ pub struct Provision {
 #[derive(Debug, Args)]
 pub struct Promote {
     /// The state file that `build provision` wrote.
-    #[arg(long, value_name = "FILE", default_value = ".porter-tmp/provision_state.json")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = ".porter-tmp/provision_state.json"
+    )]
     pub provision_output: PathBuf,
     /// Which of the legacy `elbs` to tag.
     #[arg(long, value_name = "TAG")]
@@ -159,8 +168,15 @@ pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 }
 
 fn is_single_dash_long(text: &str) -> bool {
-    let Some(name) = text.strip_prefix('-').map(|t| t.split('=').next().unwrap_or(t)) else { return false };
-    name.len() > 1 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    let Some(name) = text
+        .strip_prefix('-')
+        .map(|t| t.split('=').next().unwrap_or(t))
+    else {
+        return false;
+    };
+    name.len() > 1
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')
 }
 
 #[cfg(test)]
@@ -175,14 +191,29 @@ mod tests {
 
     #[test]
     fn d_cli_1_long_flags_take_one_dash_or_two() {
-        let normal = |line: &str| normalise(line.split(' ').map(OsString::from)).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
+        let normal = |line: &str| {
+            normalise(line.split(' ').map(OsString::from))
+                .join(std::ffi::OsStr::new(" "))
+                .into_string()
+                .unwrap()
+        };
         // D-CLI-1
-        assert_eq!(normal("porter build promote -elb main -provision-output=x"), "porter build promote --elb main --provision-output=x");
-        assert_eq!(normal("porter build provision -e stage --dry-run"), "porter build provision -e stage --dry-run");
+        assert_eq!(
+            normal("porter build promote -elb main -provision-output=x"),
+            "porter build promote --elb main --provision-output=x"
+        );
+        assert_eq!(
+            normal("porter build provision -e stage --dry-run"),
+            "porter build provision -e stage --dry-run"
+        );
         assert_eq!(normal("porter x -- -elb"), "porter x -- -elb");
         for dashes in ["-environment", "--environment", "-e"] {
-            let args = normalise(["porter", "build", "provision", dashes, "stage"].map(OsString::from));
-            let Command::Build(Build::Provision(p)) = Cli::try_parse_from(args).unwrap().command else { panic!("{dashes}") };
+            let args =
+                normalise(["porter", "build", "provision", dashes, "stage"].map(OsString::from));
+            let Command::Build(Build::Provision(p)) = Cli::try_parse_from(args).unwrap().command
+            else {
+                panic!("{dashes}")
+            };
             assert_eq!(p.environment, "stage");
         }
     }

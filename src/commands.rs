@@ -29,9 +29,15 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Build(Build::Provision(args)) => build::provision(args, output).await,
         Command::Build(Build::Promote(args)) => build::promote(args, output).await,
         Command::Build(Build::Clean) => build::clean(Path::new(OUT)),
-        Command::Hotswap(Hotswap::Plan { environment, host_agent }) => hotswap::plan(environment, host_agent, output).await,
+        Command::Hotswap(Hotswap::Plan {
+            environment,
+            host_agent,
+        }) => hotswap::plan(environment, host_agent, output).await,
         Command::Config(ConfigCommand::Check) => config::check(output),
-        Command::Config(ConfigCommand::Show { environment, region }) => config::show(&environment, region.as_deref(), output),
+        Command::Config(ConfigCommand::Show {
+            environment,
+            region,
+        }) => config::show(&environment, region.as_deref(), output),
         Command::Local(command) => local::run(command, output).await,
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
@@ -46,12 +52,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 /// When the signals can't be watched.
 pub fn stop_on_signals() -> Result<CancellationToken, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    let watch = |kind| signal(kind).map_err(|e| Failure::because(Exit::Failure, "signals can't be watched", e));
-    let (mut interrupt, mut terminate) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
+    let watch = |kind| {
+        signal(kind).map_err(|e| Failure::because(Exit::Failure, "signals can't be watched", e))
+    };
+    let (mut interrupt, mut terminate) = (
+        watch(SignalKind::interrupt())?,
+        watch(SignalKind::terminate())?,
+    );
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
-        let mut next = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
+        let mut next =
+            async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
         next().await;
         eprintln!("interrupted: finishing the current step; interrupt again to end at once");
         token.cancel();
@@ -62,10 +74,15 @@ pub fn stop_on_signals() -> Result<CancellationToken, Failure> {
 }
 
 /// Prints a result: `text` for people, `json` for programs.
-fn print<T: serde::Serialize>(output: Output, json: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+fn print<T: serde::Serialize>(
+    output: Output,
+    json: &T,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
     let line = match output {
         Output::Text => text(),
-        Output::Json => serde_json::to_string_pretty(json).map_err(|e| Failure::because(Exit::Failure, "the result can't be written", e))?,
+        Output::Json => serde_json::to_string_pretty(json)
+            .map_err(|e| Failure::because(Exit::Failure, "the result can't be written", e))?,
     };
     println!("{}", line.trim_end());
     Ok(())

@@ -87,10 +87,17 @@ struct Deployment<'a> {
 /// # Errors
 /// Everything that kept the environment from running the payload on every host, with what runs where instead. The
 /// report is on disk in either case, once the decision was made.
-pub async fn run(request: &Request, console: &Console, stop: &CancellationToken) -> Result<Report, Failure> {
+pub async fn run(
+    request: &Request,
+    console: &Console,
+    stop: &CancellationToken,
+) -> Result<Report, Failure> {
     let deployment = Deployment::open(request, console, stop)?;
-    console.say("[1/7] check the promoted stack against the one-week window, its status and its size");
-    let mut targets = deployment.unless_interrupted(UNTOUCHED, deployment.connect()).await?;
+    console
+        .say("[1/7] check the promoted stack against the one-week window, its status and its size");
+    let mut targets = deployment
+        .unless_interrupted(UNTOUCHED, deployment.connect())
+        .await?;
     match deployment.decide(&mut targets).await? {
         Decision::HotSwap { .. } => hot_swap(&deployment, &mut targets).await,
         Decision::Provision { .. } => provision(&deployment, &mut targets).await,
@@ -125,7 +132,12 @@ async fn hot_swap(deployment: &Deployment<'_>, targets: &mut [Target]) -> Result
 }
 
 /// Steps 4 to 6. Scaling is left as it was found, whatever comes between.
-async fn swap_hosts(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &mut [Prepared], run: &Run) -> Result<(), Failure> {
+async fn swap_hosts(
+    deployment: &Deployment<'_>,
+    targets: &mut [Target],
+    prepared: &mut [Prepared],
+    run: &Run,
+) -> Result<(), Failure> {
     deployment.not_interrupted(UNTOUCHED)?;
     deployment.suspend_scaling(targets).await;
     let result = update_and_wait(deployment, targets, prepared, run).await;
@@ -133,7 +145,12 @@ async fn swap_hosts(deployment: &Deployment<'_>, targets: &mut [Target], prepare
     result
 }
 
-async fn update_and_wait(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &mut [Prepared], run: &Run) -> Result<(), Failure> {
+async fn update_and_wait(
+    deployment: &Deployment<'_>,
+    targets: &mut [Target],
+    prepared: &mut [Prepared],
+    run: &Run,
+) -> Result<(), Failure> {
     let console = deployment.console;
     console.say("[4/7] UpdateStack");
     deployment.update(targets, prepared).await?;
@@ -143,15 +160,23 @@ async fn update_and_wait(deployment: &Deployment<'_>, targets: &mut [Target], pr
     deployment.roster(targets, DecisionKind::HotSwap).await?;
 
     console.say("[6/7] receive from the signal queue until every instance has reported");
-    deployment.follow_hosts(targets, DecisionKind::HotSwap).await
+    deployment
+        .follow_hosts(targets, DecisionKind::HotSwap)
+        .await
 }
 
 /// The template asks for more than a swap may change: new hosts get it.
-async fn instead_of_swap(deployment: &Deployment<'_>, targets: &mut [Target], drift: Vec<String>) -> Result<Report, Failure> {
+async fn instead_of_swap(
+    deployment: &Deployment<'_>,
+    targets: &mut [Target],
+    drift: Vec<String>,
+) -> Result<Report, Failure> {
     for line in drift {
         deployment.console.say(format!("  {line}"));
     }
-    deployment.console.say("  that is more than a hot swap may change, so new hosts are built");
+    deployment
+        .console
+        .say("  that is more than a hot swap may change, so new hosts are built");
     for target in targets.iter_mut() {
         target.stack = None;
     }
@@ -174,10 +199,16 @@ async fn provision(deployment: &Deployment<'_>, targets: &mut [Target]) -> Resul
 }
 
 /// Steps 3 to 6 of a provision, and the way back.
-async fn build_hosts(deployment: &Deployment<'_>, targets: &mut [Target], run: &Run) -> Result<(), Failure> {
+async fn build_hosts(
+    deployment: &Deployment<'_>,
+    targets: &mut [Target],
+    run: &Run,
+) -> Result<(), Failure> {
     let console = deployment.console;
     console.say("[3/7] upload the service payload, assemble the template, upload it");
-    let prepared = deployment.prepare(targets, "nothing has been built").await?;
+    let prepared = deployment
+        .prepare(targets, "nothing has been built")
+        .await?;
     deployment.not_interrupted("nothing has been built")?;
 
     match create_and_wait(deployment, targets, &prepared, run).await {
@@ -186,7 +217,12 @@ async fn build_hosts(deployment: &Deployment<'_>, targets: &mut [Target], run: &
     }
 }
 
-async fn create_and_wait(deployment: &Deployment<'_>, targets: &mut [Target], prepared: &[Prepared], run: &Run) -> Result<(), Failure> {
+async fn create_and_wait(
+    deployment: &Deployment<'_>,
+    targets: &mut [Target],
+    prepared: &[Prepared],
+    run: &Run,
+) -> Result<(), Failure> {
     let console = deployment.console;
     console.say("[4/7] CreateStack");
     deployment.create(targets, prepared).await?;
@@ -197,5 +233,7 @@ async fn create_and_wait(deployment: &Deployment<'_>, targets: &mut [Target], pr
     deployment.roster(targets, DecisionKind::Provision).await?;
 
     console.say("[6/7] receive from the signal queue until every instance has booted");
-    deployment.follow_hosts(targets, DecisionKind::Provision).await
+    deployment
+        .follow_hosts(targets, DecisionKind::Provision)
+        .await
 }

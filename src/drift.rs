@@ -51,8 +51,16 @@ fn drift(change: &Change) -> Option<Drift> {
     let what = match change.action.as_str() {
         "Modify" if belongs_to_a_swap(change) => return None,
         "Modify" => {
-            let parts: Vec<&str> = change.properties.iter().map(|(name, _)| name.as_str()).collect();
-            let parts = if parts.is_empty() { change.scope.join(", ") } else { parts.join(", ") };
+            let parts: Vec<&str> = change
+                .properties
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let parts = if parts.is_empty() {
+                change.scope.join(", ")
+            } else {
+                parts.join(", ")
+            };
             let how = match change.replacement.as_str() {
                 "False" => "would change",
                 "True" => "would be replaced by a change",
@@ -60,11 +68,21 @@ fn drift(change: &Change) -> Option<Drift> {
             };
             format!("{} {how} in {parts}", change.resource_type)
         }
-        "Add" => return Some(Drift { logical_id: change.logical_id.clone(), what: format!("{} would be added", change.resource_type), destructive: false }),
+        "Add" => {
+            return Some(Drift {
+                logical_id: change.logical_id.clone(),
+                what: format!("{} would be added", change.resource_type),
+                destructive: false,
+            });
+        }
         "Remove" => format!("{} would be removed", change.resource_type),
         other => format!("{} would see the change `{other}`", change.resource_type),
     };
-    Some(Drift { logical_id: change.logical_id.clone(), what, destructive })
+    Some(Drift {
+        logical_id: change.logical_id.clone(),
+        what,
+        destructive,
+    })
 }
 
 fn belongs_to_a_swap(change: &Change) -> bool {
@@ -72,14 +90,22 @@ fn belongs_to_a_swap(change: &Change) -> bool {
         return false;
     }
     let only_metadata = change.scope.iter().all(|s| s == "Metadata");
-    let only = |allowed: &[&str]| change.properties.iter().all(|(name, _)| allowed.contains(&name.as_str()));
+    let only = |allowed: &[&str]| {
+        change
+            .properties
+            .iter()
+            .all(|(name, _)| allowed.contains(&name.as_str()))
+    };
     match (change.logical_id.as_str(), change.resource_type.as_str()) {
         (_, "AWS::EC2::LaunchTemplate") => only_metadata,
         _ if change.replacement != "False" && !is_group(change) => false,
         // The group refers to the launch template's version; CloudFormation can't know beforehand that it stays. None of
         // these properties ever replaces a group, so an undecided `Conditional` says nothing here.
         _ if is_group(change) => change.properties.iter().all(|(name, dynamic)| {
-            matches!(name.as_str(), "DesiredCapacity" | "MinSize" | "MaxSize" | "Tags") || (name == "LaunchTemplate" && *dynamic)
+            matches!(
+                name.as_str(),
+                "DesiredCapacity" | "MinSize" | "MaxSize" | "Tags"
+            ) || (name == "LaunchTemplate" && *dynamic)
         }),
         (names::HOST_ROLE, _) => only(&["Policies"]),
         // Metadata has no effect on a resource by itself; without any scope nothing of the resource changes.
@@ -95,14 +121,24 @@ fn is_group(change: &Change) -> bool {
 mod tests {
     use super::*;
 
-    fn change(id: &str, kind: &str, action: &str, replacement: &str, scope: &[&str], properties: &[(&str, bool)]) -> Change {
+    fn change(
+        id: &str,
+        kind: &str,
+        action: &str,
+        replacement: &str,
+        scope: &[&str],
+        properties: &[(&str, bool)],
+    ) -> Change {
         Change {
             logical_id: id.into(),
             resource_type: kind.into(),
             action: action.into(),
             replacement: replacement.into(),
             scope: scope.iter().map(|s| (*s).to_owned()).collect(),
-            properties: properties.iter().map(|(n, d)| ((*n).to_owned(), *d)).collect(),
+            properties: properties
+                .iter()
+                .map(|(n, d)| ((*n).to_owned(), *d))
+                .collect(),
         }
     }
 
@@ -112,10 +148,42 @@ mod tests {
     #[test]
     fn d_tpl_53_a_swaps_own_changes_are_no_drift() {
         let own = [
-            change("LaunchTemplate", LAUNCH, "Modify", "False", &["Metadata"], &[]),
-            change("AutoScalingGroup", GROUP, "Modify", "False", &["Properties"], &[("DesiredCapacity", false), ("Tags", false), ("LaunchTemplate", true)]),
-            change("AutoScalingGroup", GROUP, "Modify", "Conditional", &["Tags"], &[("Tags", false)]),
-            change("IAMRole", "AWS::IAM::Role", "Modify", "False", &["Properties"], &[("Policies", false)]),
+            change(
+                "LaunchTemplate",
+                LAUNCH,
+                "Modify",
+                "False",
+                &["Metadata"],
+                &[],
+            ),
+            change(
+                "AutoScalingGroup",
+                GROUP,
+                "Modify",
+                "False",
+                &["Properties"],
+                &[
+                    ("DesiredCapacity", false),
+                    ("Tags", false),
+                    ("LaunchTemplate", true),
+                ],
+            ),
+            change(
+                "AutoScalingGroup",
+                GROUP,
+                "Modify",
+                "Conditional",
+                &["Tags"],
+                &[("Tags", false)],
+            ),
+            change(
+                "IAMRole",
+                "AWS::IAM::Role",
+                "Modify",
+                "False",
+                &["Properties"],
+                &[("Policies", false)],
+            ),
         ];
         assert_eq!(inspect(&own), []); // D-TPL-53
     }
@@ -123,16 +191,53 @@ mod tests {
     #[test]
     fn d_hot_20_anything_else_is_named_and_what_destroys_is_marked() {
         let foreign = [
-            change("LaunchTemplate", LAUNCH, "Modify", "False", &["Metadata", "Properties"], &[("LaunchTemplateData", false)]),
-            change("AutoScalingGroup", GROUP, "Modify", "Conditional", &["Properties"], &[("AutoScalingGroupName", false)]),
-            change("AutoScalingGroup", GROUP, "Modify", "False", &["Properties"], &[("LaunchTemplate", false)]),
-            change("Table", "AWS::DynamoDB::Table", "Modify", "True", &["Properties"], &[("KeySchema", false)]),
+            change(
+                "LaunchTemplate",
+                LAUNCH,
+                "Modify",
+                "False",
+                &["Metadata", "Properties"],
+                &[("LaunchTemplateData", false)],
+            ),
+            change(
+                "AutoScalingGroup",
+                GROUP,
+                "Modify",
+                "Conditional",
+                &["Properties"],
+                &[("AutoScalingGroupName", false)],
+            ),
+            change(
+                "AutoScalingGroup",
+                GROUP,
+                "Modify",
+                "False",
+                &["Properties"],
+                &[("LaunchTemplate", false)],
+            ),
+            change(
+                "Table",
+                "AWS::DynamoDB::Table",
+                "Modify",
+                "True",
+                &["Properties"],
+                &[("KeySchema", false)],
+            ),
             change("Topic", "AWS::SNS::Topic", "Add", "", &[], &[]),
             change("Bucket", "AWS::S3::Bucket", "Remove", "", &[], &[]),
         ];
         let found = inspect(&foreign); // D-HOT-20
-        assert_eq!(found.iter().map(|d| d.destructive).collect::<Vec<_>>(), [false, true, false, true, false, true]);
-        assert_eq!(found[3].to_string(), "Table: AWS::DynamoDB::Table would be replaced by a change in KeySchema");
-        assert_eq!(found[4].to_string(), "Topic: AWS::SNS::Topic would be added");
+        assert_eq!(
+            found.iter().map(|d| d.destructive).collect::<Vec<_>>(),
+            [false, true, false, true, false, true]
+        );
+        assert_eq!(
+            found[3].to_string(),
+            "Table: AWS::DynamoDB::Table would be replaced by a change in KeySchema"
+        );
+        assert_eq!(
+            found[4].to_string(),
+            "Topic: AWS::SNS::Topic would be added"
+        );
     }
 }

@@ -57,7 +57,12 @@ pub struct Failure {
 impl Failure {
     /// A failure with only a message.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
-        Self { exit, message: message.to_string(), details: vec![], hints: vec![] }
+        Self {
+            exit,
+            message: message.to_string(),
+            details: vec![],
+            hints: vec![],
+        }
     }
 
     /// A failure of a called part: the chain of its causes, each once, in front of which stands what was being done.
@@ -118,23 +123,38 @@ mod tests {
 
     #[test]
     fn an_error_reads_from_what_failed_to_what_to_do_and_names_each_cause_once() {
-        let cause = anyhow::anyhow!("connection refused").context("S3 PutObject: connection refused");
-        let failure = Failure::because(Exit::Failure, "us-west-2: the payload was not uploaded", cause)
-            .detail("bucket deploy-us-west-2")
-            .hint("nothing has changed; run the command again");
+        let cause =
+            anyhow::anyhow!("connection refused").context("S3 PutObject: connection refused");
+        let failure = Failure::because(
+            Exit::Failure,
+            "us-west-2: the payload was not uploaded",
+            cause,
+        )
+        .detail("bucket deploy-us-west-2")
+        .hint("nothing has changed; run the command again");
         assert_eq!(
             failure.to_string(),
             "error: us-west-2: the payload was not uploaded: S3 PutObject: connection refused\n  bucket deploy-us-west-2\n\
              hint: nothing has changed; run the command again"
         );
-        let deep = Err::<(), _>(std::io::Error::other("disk full")).context("writing state").unwrap_err();
+        let deep = Err::<(), _>(std::io::Error::other("disk full"))
+            .context("writing state")
+            .unwrap_err();
         assert_eq!(causes(&deep), "writing state: disk full");
     }
 
     #[test]
     fn d_cli_3_statuses_are_the_documented_numbers() {
-        let codes = [Exit::Failure, Exit::Usage, Exit::Blackout, Exit::NotEligible, Exit::SwapFailed, Exit::Hook, Exit::Interrupted]
-            .map(Exit::code);
+        let codes = [
+            Exit::Failure,
+            Exit::Usage,
+            Exit::Blackout,
+            Exit::NotEligible,
+            Exit::SwapFailed,
+            Exit::Hook,
+            Exit::Interrupted,
+        ]
+        .map(Exit::code);
         assert_eq!(codes, [1, 2, 3, 4, 5, 7, 130]); // D-CLI-2, D-CLI-3
     }
 }

@@ -6,11 +6,7 @@ use porter::{
     commands,
     error::Exit,
 };
-use std::{
-    ffi::OsString,
-    io::Write,
-    process::ExitCode,
-};
+use std::{ffi::OsString, io::Write, process::ExitCode};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -50,8 +46,17 @@ fn main() -> ExitCode {
 /// Warnings always, details with `LOG_DEBUG` (D-CLI-48, D-CLI-51), on stderr.
 fn log() {
     let debug = std::env::var_os("LOG_DEBUG").is_some_and(|v| !v.is_empty());
-    let filter = if debug { "warn,porter=debug,local_cloud=debug" } else { "warn,aws_config=error" };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_file(debug).with_line_number(debug).init();
+    let filter = if debug {
+        "warn,porter=debug,local_cloud=debug"
+    } else {
+        "warn,aws_config=error"
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_file(debug)
+        .with_line_number(debug)
+        .init();
 }
 
 /// `--help` and `--version` end well; a wrong call shows what is wrong on stderr and the command's long help on stdout

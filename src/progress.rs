@@ -28,9 +28,15 @@ struct HostLine {
 impl Console {
     /// Bars when stderr is a terminal that can move its cursor, lines otherwise.
     pub fn new() -> Self {
-        let fancy = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-        let bars = fancy.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        Self { bars, hosts: Mutex::default() }
+        let fancy = std::io::stderr().is_terminal()
+            && std::env::var_os("CI").is_none()
+            && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+        let bars =
+            fancy.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+        Self {
+            bars,
+            hosts: Mutex::default(),
+        }
     }
 
     /// A line that stays: a step, a decision, a fact.
@@ -64,9 +70,13 @@ impl Console {
 
     /// A bar over `total` bytes; in plain mode it is silent until it ends.
     pub fn bytes(&self, title: &str, total: u64) -> ProgressBar {
-        let Some(bars) = &self.bars else { return ProgressBar::hidden() };
+        let Some(bars) = &self.bars else {
+            return ProgressBar::hidden();
+        };
         let bar = bars.add(ProgressBar::new(total).with_message(title.to_owned()));
-        if let Ok(style) = ProgressStyle::with_template("  {msg:32!} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
+        if let Ok(style) = ProgressStyle::with_template(
+            "  {msg:32!} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}",
+        ) {
             bar.set_style(style);
         }
         bar
@@ -74,11 +84,15 @@ impl Console {
 
     /// What one host is doing: `key` orders and names the line, `step` and `steps` move the bar.
     pub fn host(&self, key: &str, step: usize, steps: usize, text: &str) {
-        let Ok(mut hosts) = self.hosts.lock() else { return };
+        let Ok(mut hosts) = self.hosts.lock() else {
+            return;
+        };
         let line = hosts.entry(key.to_owned()).or_insert_with(|| HostLine {
             bar: self.bars.as_ref().map(|bars| {
                 let bar = bars.add(ProgressBar::new(steps as u64));
-                if let Ok(style) = ProgressStyle::with_template("  {prefix:36!} {bar:12} {wide_msg}") {
+                if let Ok(style) =
+                    ProgressStyle::with_template("  {prefix:36!} {bar:12} {wide_msg}")
+                {
                     bar.set_style(style);
                 }
                 bar.set_prefix(key.to_owned());
@@ -92,7 +106,10 @@ impl Console {
                 bar.set_message(text.to_owned());
             }
             None => {
-                let new = line.said.as_ref().is_none_or(|(said, at)| said != text || at.elapsed() >= PLAIN_INTERVAL);
+                let new = line
+                    .said
+                    .as_ref()
+                    .is_none_or(|(said, at)| said != text || at.elapsed() >= PLAIN_INTERVAL);
                 if new {
                     self.say(format!("  {key}  {text}"));
                     line.said = Some((text.to_owned(), Instant::now()));
@@ -103,7 +120,9 @@ impl Console {
 
     /// Leaves the host lines on the screen as they are and starts afresh.
     pub fn hosts_done(&self) {
-        let Ok(mut hosts) = self.hosts.lock() else { return };
+        let Ok(mut hosts) = self.hosts.lock() else {
+            return;
+        };
         for line in std::mem::take(&mut *hosts).into_values() {
             if let Some(bar) = line.bar {
                 bar.abandon();

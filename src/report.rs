@@ -132,7 +132,10 @@ impl Report {
     /// # Errors
     /// Those of the file system.
     pub fn save(&self, path: &Path) -> std::io::Result<()> {
-        crate::files::write_atomically(path, &serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?)
+        crate::files::write_atomically(
+            path,
+            &serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?,
+        )
     }
 
     /// The table printed at the end of a run.
@@ -163,7 +166,11 @@ impl Report {
                 "  {}  {}{}",
                 region.region,
                 word(region.outcome),
-                region.stack_status.as_ref().map(|s| format!(", stack {s}")).unwrap_or_default()
+                region
+                    .stack_status
+                    .as_ref()
+                    .map(|s| format!(", stack {s}"))
+                    .unwrap_or_default()
             );
             for host in &region.hosts {
                 let _ = writeln!(
@@ -182,7 +189,12 @@ impl Report {
                     host.drain.cut,
                 );
                 if let Some(cause) = &host.cause {
-                    let _ = writeln!(out, "      {} failed: {}", host.step.map_or("?", Step::name), cause.message);
+                    let _ = writeln!(
+                        out,
+                        "      {} failed: {}",
+                        host.step.map_or("?", Step::name),
+                        cause.message
+                    );
                 }
                 for warning in &host.warnings {
                     let _ = writeln!(out, "      warning: {warning}");

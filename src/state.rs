@@ -66,7 +66,10 @@ impl ProvisionState {
     /// # Errors
     /// Those of the file system.
     pub fn save(&self, folder: &Path) -> std::io::Result<()> {
-        crate::files::write_atomically(&folder.join(FILE), &serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?)
+        crate::files::write_atomically(
+            &folder.join(FILE),
+            &serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?,
+        )
     }
 
     /// Reads a file that [`ProvisionState::save`] wrote.
@@ -74,12 +77,22 @@ impl ProvisionState {
     /// # Errors
     /// A sentence that names the file, for a missing, unreadable or newer one.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read(path).map_err(|e| format!("{} can't be read: {e}; run `porter build provision` first", path.display()))?;
-        let state: Self = serde_json::from_slice(&text).map_err(|e| format!("{} is not a provision state: {e}", path.display()))?;
+        let text = std::fs::read(path).map_err(|e| {
+            format!(
+                "{} can't be read: {e}; run `porter build provision` first",
+                path.display()
+            )
+        })?;
+        let state: Self = serde_json::from_slice(&text)
+            .map_err(|e| format!("{} is not a provision state: {e}", path.display()))?;
         if state.v == FORMAT {
             Ok(state)
         } else {
-            Err(format!("{} has format {}, this porter reads {FORMAT}", path.display(), state.v))
+            Err(format!(
+                "{} has format {}, this porter reads {FORMAT}",
+                path.display(),
+                state.v
+            ))
         }
     }
 }
@@ -96,7 +109,13 @@ mod tests {
             name: "hello".into(),
             hotswap: true,
             environment: "stage".into(),
-            regions: BTreeMap::from([("us-east-1".into(), RegionState { stack_id: "arn:1".into(), ..RegionState::default() })]),
+            regions: BTreeMap::from([(
+                "us-east-1".into(),
+                RegionState {
+                    stack_id: "arn:1".into(),
+                    ..RegionState::default()
+                },
+            )]),
             outcome: Outcome::Running,
             swap: "01J".into(),
             payload: Digest::from_bytes(&[7; 32]),
@@ -104,12 +123,20 @@ mod tests {
             ended: None,
         };
         state.save(folder.path()).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join(FILE)).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.path().join(FILE)).unwrap()).unwrap();
         // D-CLI-45, D-CLI-46
-        assert_eq!((&json["Name"], &json["Hotswap"], &json["Environment"]), (&"hello".into(), &true.into(), &"stage".into()));
+        assert_eq!(
+            (&json["Name"], &json["Hotswap"], &json["Environment"]),
+            (&"hello".into(), &true.into(), &"stage".into())
+        );
         assert_eq!(json["Regions"]["us-east-1"]["StackId"], "arn:1");
         assert_eq!(json["outcome"], "running");
         assert_eq!(ProvisionState::read(&folder.path().join(FILE)), Ok(state));
-        assert!(ProvisionState::read(&folder.path().join("absent")).unwrap_err().contains("porter build provision"));
+        assert!(
+            ProvisionState::read(&folder.path().join("absent"))
+                .unwrap_err()
+                .contains("porter build provision")
+        );
     }
 }

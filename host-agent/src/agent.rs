@@ -31,7 +31,7 @@ const BASELINE: Duration = Duration::from_secs(30);
 pub async fn hotswap(settings: Settings) -> Result<Option<Verdict>, String> {
     let mut host = match Host::open(settings).await? {
         Opened::Host(host) => host,
-        Opened::WithoutEngine(rest) => return engine_is_silent(rest, false).await.map(Some),
+        Opened::WithoutEngine(rest) => return engine_is_silent(*rest, false).await.map(Some),
     };
     let result = converge(&mut host, false).await;
     host.signals.close().await;
@@ -50,7 +50,7 @@ pub async fn boot(settings: Settings) -> Result<Option<Verdict>, String> {
         Opened::Host(host) => host,
         Opened::WithoutEngine(rest) => {
             let why = rest.failure.message.clone();
-            engine_is_silent(rest, true).await?;
+            engine_is_silent(*rest, true).await?;
             return Err(why);
         }
     };

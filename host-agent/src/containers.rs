@@ -17,12 +17,16 @@ use contract::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{SocketAddrV4, TcpListener},
+    time::Duration,
 };
 
 /// Variables for every container of the host, written by the user's bootstrap code (D-HOST-15).
 const ENV_FILE: &str = "/dockerfile.env";
-/// Another process may take the port between our look and the engine's bind.
-const PORT_ATTEMPTS: usize = 20;
+/// Another process may take the port between our look and the engine's bind, and another host of the same engine may be
+/// making the network just now.
+const ATTEMPTS: u32 = 20;
+/// Before looking at the network again.
+const NETWORK_PAUSE: Duration = Duration::from_millis(250);
 
 /// What every container of one swap shares.
 #[derive(Clone, Debug)]
@@ -74,7 +78,8 @@ pub async fn start(
         }
     };
     let mut taken = engine.ports_in_use(common.machine.publish_address).await?;
-    for _ in 0..PORT_ATTEMPTS {
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
         let publish = match inside {
             None => None,
             Some(port) => Some((port, free_endpoint(common.machine, &taken)?)),
@@ -83,6 +88,9 @@ pub async fn start(
         let new = new_container(common, spec, &image.config.digest, publish);
         match engine.start(&new).await {
             Ok(id) => {
+                if let Some(at) = endpoint {
+                    crate::custom::after_start(at).await;
+                }
                 return Ok(Container {
                     id,
                     name: spec.name.clone(),
@@ -92,7 +100,15 @@ pub async fn start(
                     running: true,
                 });
             }
-            Err(StartError::PortTaken) => taken.extend(endpoint.map(|e| e.port())),
+            Err(StartError::PortTaken) => {
+                taken.extend(endpoint.map(|e| e.port()));
+                last = "its port was taken by others each time".into();
+            }
+            Err(StartError::Network(why)) => {
+                tokio::time::sleep(NETWORK_PAUSE).await;
+                engine.network().await?;
+                last = why;
+            }
             Err(StartError::NoImage) => {
                 return Err(Failure::new(
                     CauseCode::StartFailed,
@@ -113,7 +129,7 @@ pub async fn start(
     Err(Failure::new(
         CauseCode::StartFailed,
         format!(
-            "container `{}` found no free port in {PORT_ATTEMPTS} attempts",
+            "container `{}` can't start, after {ATTEMPTS} attempts: {last}",
             spec.name
         ),
     ))

@@ -121,6 +121,8 @@ pub struct NewContainer {
 pub enum StartError {
     /// Somebody else took the host port meanwhile.
     PortTaken,
+    /// The network is missing, or there are several of its name: [`Engine::network`] puts that right.
+    Network(String),
     /// The image is not in the engine any more.
     NoImage,
     /// Anything else, as a sentence.
@@ -218,6 +220,7 @@ impl Engine {
         Ok(published.chain(reserved).collect())
     }
 
+<<<<<<< HEAD
     /// The network `porter`, created if there is none (D-HOST-15).
     ///
     /// # Errors
@@ -261,10 +264,61 @@ impl Engine {
     /// By exact name (D-HOST-21), because the engine's own filter matches parts of names; the oldest, if there are several.
     async fn find_network(&self) -> Result<Option<Network>, Failure> {
         let networks = self
+=======
+    /// Makes sure that there is one network `porter` (D-HOST-15) and returns its gateway address, where the machine's own
+    /// services are reached from inside.
+    ///
+    /// Engines allow several networks of one name, and then refuse to start containers in any of them. Where two hosts of
+    /// one engine were equally fast, the oldest network stays and every host removes the others.
+    ///
+    /// # Errors
+    /// [`CauseCode::Engine`].
+    pub async fn network(&self) -> Result<Option<String>, Failure> {
+        let mut networks = self.networks().await?;
+        if networks.is_empty() {
+            let request = NetworkCreateRequest {
+                name: NETWORK.into(),
+                driver: Some("bridge".into()),
+                labels: Some(HashMap::from([("porter.network".into(), "1".into())])),
+                ..Default::default()
+            };
+            match self.docker.create_network(request).await {
+                Ok(_)
+                | Err(Bollard::DockerResponseServerError {
+                    status_code: 409, ..
+                }) => networks = self.networks().await?,
+                Err(e) => {
+                    return Err(engine(format!(
+                        "the network `{NETWORK}` can't be created: {e}"
+                    )));
+                }
+            }
+        }
+        for surplus in networks.iter().skip(1).filter_map(|n| n.id.as_deref()) {
+            // One that another host is removing, or that is in use, is no reason to fail here.
+            if let Err(e) = self.docker.remove_network(surplus).await {
+                tracing::debug!(error = %e, "a second network `{NETWORK}` stays for now");
+            }
+        }
+        let configs = networks
+            .into_iter()
+            .next()
+            .and_then(|n| n.ipam?.config)
+            .unwrap_or_default();
+        Ok(configs
+            .into_iter()
+            .find_map(|c| c.gateway.filter(|g| g.parse::<Ipv4Addr>().is_ok())))
+    }
+
+    /// The networks with exactly our name, oldest first (D-HOST-21: the engine's own filter matches parts of names).
+    async fn networks(&self) -> Result<Vec<bollard::models::Network>, Failure> {
+        let mut networks = self
+>>>>>>> agent
             .docker
             .list_networks(None::<ListNetworksOptions>)
             .await
             .map_err(|e| engine(format!("the networks can't be listed: {e}")))?;
+<<<<<<< HEAD
         Ok(networks
             .into_iter()
             .filter(|n| n.name.as_deref() == Some(NETWORK))
@@ -278,6 +332,11 @@ impl Engine {
                         .find_map(|c| c.gateway.filter(|g| g.parse::<Ipv4Addr>().is_ok())),
                 })
             }))
+=======
+        networks.retain(|n| n.name.as_deref() == Some(NETWORK));
+        networks.sort_by_key(|n| (n.created.clone(), n.id.clone()));
+        Ok(networks)
+>>>>>>> agent
     }
 
     /// Creates and starts a container (D-HOST-15).
@@ -680,6 +739,11 @@ fn start_error(error: Bollard) -> StartError {
             status_code: 404,
             message,
         } if message.to_lowercase().contains("image") => StartError::NoImage,
+        Bollard::DockerResponseServerError { message, .. }
+            if message.contains(&format!("network {NETWORK} ")) =>
+        {
+            StartError::Network(error.to_string())
+        }
         Bollard::DockerResponseServerError { message, .. }
             if message.contains("port is already allocated")
                 || message.contains("address already in use") =>

@@ -154,7 +154,7 @@ pub enum Opened {
     /// Ready to work.
     Host(Box<Host>),
     /// Only able to report.
-    WithoutEngine(WithoutEngine),
+    WithoutEngine(Box<WithoutEngine>),
 }
 
 /// Enough of a host to report that its container engine does not answer.
@@ -192,14 +192,14 @@ impl Host {
         let engine = match Engine::connect(&settings.docker_socket, &instance).await {
             Ok(engine) => engine,
             Err(failure) => {
-                return Ok(Opened::WithoutEngine(WithoutEngine {
+                return Ok(Opened::WithoutEngine(Box::new(WithoutEngine {
                     instance,
                     stack,
                     signals,
                     journal: JournalFile::new(&settings.state_dir),
                     failure,
                     _lock: lock,
-                }));
+                })));
             }
         };
         Ok(Opened::Host(Box::new(Self {

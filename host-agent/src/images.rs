@@ -93,8 +93,13 @@ pub async fn load(
     match (loaded, broken) {
         (_, Some(failure)) if failure.code != CauseCode::Engine => return Err(failure),
         (Err(why), _) => {
+            let code = if why.contains("no space left on device") {
+                CauseCode::DiskFull
+            } else {
+                CauseCode::Engine
+            };
             return Err(Failure::new(
-                CauseCode::Engine,
+                code,
                 format!("the engine refused image {}: {why}", image.reference),
             ));
         }
@@ -187,9 +192,14 @@ fn append(
                 .and_then(|inner| inner.downcast_ref::<Failure>())
             {
                 Some(failure) => failure.clone(),
-                None => Failure::new(
+                None if e.kind() == io::ErrorKind::BrokenPipe => Failure::new(
                     CauseCode::Engine,
                     format!("the archive broke off at {name}: {e}"),
+                ),
+                // The blob itself can't be read or unpacked.
+                None => Failure::new(
+                    CauseCode::DigestMismatch,
+                    format!("{name} can't be read from the cached blobs: {e}"),
                 ),
             }
         })

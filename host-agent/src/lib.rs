@@ -16,12 +16,14 @@
 //! | [`traffic`], [`drain`] | the proxy's configuration, the cut-over, the old connections |
 //! | [`clean`], [`signal`] | leftovers; what the build host hears |
 //! | [`status`] | what runs here, for people and scripts |
+//! | [`custom`] | the user's own programs on the host |
 //! | [`host`], [`machine`], [`failure`] | this host, and why a step failed |
 //! | [`docker`], [`queue`] | the only files that know the Engine API, and SQS |
 
 pub mod agent;
 pub mod clean;
 pub mod containers;
+pub mod custom;
 pub mod docker;
 pub mod drain;
 pub mod failure;

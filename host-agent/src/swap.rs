@@ -4,7 +4,7 @@
 //! that goes wrong can change the outcome: it becomes a warning in the report (D-HOST-36).
 
 use crate::{
-    clean, containers,
+    clean, containers, custom,
     docker::Container,
     drain,
     failure::Failure,
@@ -75,7 +75,7 @@ impl<'h> Swap<'h> {
     /// # Errors
     /// Only when the verdict could not be delivered; it is sent when the agent runs next.
     pub async fn run(mut self, steps: &[Step]) -> Result<Verdict, Failure> {
-        let verdict = match self.prepare(steps).await {
+        let verdict = match self.prepare().await {
             Ok(prepared) => match self.cut_over(&prepared).await {
                 Ok(servers) => self.finish(&prepared.spec, &servers, steps).await,
                 Err(failure) => self.undo(failure).await,
@@ -151,12 +151,12 @@ impl<'h> Swap<'h> {
 
     /// Steps `detect` to `health`, given up at the deadline, at the end of `prepare_timeout`, or when something newer is
     /// wanted.
-    async fn prepare(&mut self, steps: &[Step]) -> Result<Prepared, Failure> {
+    async fn prepare(&mut self) -> Result<Prepared, Failure> {
         let stack = self.host.stack.clone();
         let desired = self.journal.desired.clone();
         let boot = self.journal.boot;
         tokio::select! {
-            result = self.prepare_steps(steps) => result,
+            result = self.prepare_steps() => result,
             newer = superseded(&stack, &desired.swap) => Err(Failure::new(
                 CauseCode::Superseded,
                 format!("swap {newer} is wanted now; swap {} had not moved traffic and was undone", desired.swap),
@@ -165,7 +165,7 @@ impl<'h> Swap<'h> {
         }
     }
 
-    async fn prepare_steps(&mut self, steps: &[Step]) -> Result<Prepared, Failure> {
+    async fn prepare_steps(&mut self) -> Result<Prepared, Failure> {
         let began = Instant::now();
         self.step(Step::Detect, async |_| Ok(())).await?;
         let (manifest, spec) = self
@@ -186,7 +186,6 @@ impl<'h> Swap<'h> {
         let containers = timeout_at(limit, bounded)
             .await
             .unwrap_or_else(|_| Err(prepare_timeout(&spec)))?;
-        debug_assert!(steps.contains(&Step::Health));
         self.step(Step::Health, async |swap| {
             swap.health(&spec, &containers, limit).await
         })
@@ -370,6 +369,7 @@ impl<'h> Swap<'h> {
                 .traffic()
                 .move_to(desired, &prepared.spec, &servers)
                 .await?;
+            custom::after_cut_over(&desired.swap, servers.iter().map(|s| s.address)).await;
             Ok(servers)
         })
         .await
@@ -610,12 +610,12 @@ impl<'h> Swap<'h> {
 
     fn progress(&mut self, step: Step, detail: Option<String>) {
         let verdict = self.verdict(Kind::Progress, step, None);
-        let mut signal = signal(
-            &self.journal,
-            &self.host.instance,
-            &verdict,
-            self.journal.from.clone(),
-        );
+        let serving = if self.journal.is_done(Step::CutOver) {
+            Some(self.journal.desired.payload.clone())
+        } else {
+            self.journal.from.clone()
+        };
+        let mut signal = signal(&self.journal, &self.host.instance, &verdict, serving);
         signal.detail = detail;
         let queue = self.journal.desired.queue.clone();
         self.host.signals.progress(&queue, signal);

@@ -1,5 +1,7 @@
 //! What goes wrong on a host: each fault is told with its cause, and the old version serves on.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod support;
 
 use contract::{
@@ -371,8 +373,8 @@ async fn swap_during(
     host.boot(cloud, &one, "01A").await;
     cloud.upload(&two).await;
     cloud.want(&two.digest, "01B", in_minutes(20)).await;
-    let port = host.port;
-    let long = tokio::spawn(async move { Client::new(port).get(&format!("/slow?ms={ms}")).await });
+    let at = host.at;
+    let long = tokio::spawn(async move { Client::new(at).get(&format!("/slow?ms={ms}")).await });
     host.reports(cloud, "hotswap").await;
     let verdict = cloud.verdict("01B").await;
     assert_eq!(host.get("/").await, (200, "2".into()));

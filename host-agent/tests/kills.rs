@@ -1,5 +1,7 @@
 //! kill -9 at every step, found by enumeration, so that a new step is covered at once (D-HOST-13).
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod support;
 
 use contract::{signal::Kind, step::Step};
@@ -13,7 +15,7 @@ async fn d_host_13_an_agent_killed_at_any_step_is_started_again_and_ends_with_on
     let versions = [simple("1"), simple("2")];
     host.boot(&cloud, &versions[0], "01A").await;
     cloud.upload(&versions[1]).await;
-    let load = Load::start(host.port, 2, 1, 4);
+    let load = Load::start(host.at, 2, 1, 4);
 
     let mut moments: Vec<String> = Step::ALL
         .into_iter()

@@ -1,5 +1,7 @@
 //! Golden files of the proxy's configuration (D-HAP-20), each accepted by the proxy's own check.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 mod support;
 
 use contract::spec::{HeaderCapture, HostSpec, Topology};

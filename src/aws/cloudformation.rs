@@ -309,8 +309,15 @@ impl CloudFormation {
     /// The call failed, or the template is not JSON, which no template of ours is.
     pub async fn template(&self, stack: &str) -> Result<Value, Error> {
         const CALL: &str = "GetTemplate";
-        let answer = self.client.get_template().stack_name(stack).send().await.map_err(self.site.failed(CALL))?;
-        serde_json::from_str(answer.template_body().unwrap_or_default()).map_err(|e| self.site.local(CALL, e))
+        let answer = self
+            .client
+            .get_template()
+            .stack_name(stack)
+            .send()
+            .await
+            .map_err(self.site.failed(CALL))?;
+        serde_json::from_str(answer.template_body().unwrap_or_default())
+            .map_err(|e| self.site.local(CALL, e))
     }
 
     /// Name of the stack's Auto Scaling group: its only one, or of several the one under our own logical id.
@@ -319,7 +326,11 @@ impl CloudFormation {
     /// The call failed.
     pub async fn group_of(&self, stack: &str) -> Result<Option<String>, Error> {
         let call = self.client.describe_stack_resources().stack_name(stack);
-        let answer = match call.send().await.map_err(self.site.failed("DescribeStackResources")) {
+        let answer = match call
+            .send()
+            .await
+            .map_err(self.site.failed("DescribeStackResources"))
+        {
             Err(e) if is_missing(&e) => return Ok(None),
             other => other?,
         };
@@ -328,12 +339,17 @@ impl CloudFormation {
             .iter()
             .filter(|r| r.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup"))
             .collect();
-        let ours = groups.iter().find(|r| r.logical_resource_id() == Some(AUTO_SCALING_GROUP));
+        let ours = groups
+            .iter()
+            .find(|r| r.logical_resource_id() == Some(AUTO_SCALING_GROUP));
         let group = match groups.as_slice() {
             [only] => Some(only),
             _ => ours,
         };
-        Ok(group.and_then(|r| r.physical_resource_id()).filter(|id| !id.is_empty()).map(str::to_owned))
+        Ok(group
+            .and_then(|r| r.physical_resource_id())
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned))
     }
 
     /// The physical id of a resource, such as the queue's URL or the group's name (D-HOT-34).

@@ -92,8 +92,13 @@ impl Elbv2 {
             name: g.target_group_name().unwrap_or_default().to_owned(),
             vpc: g.vpc_id().map(str::to_owned),
             load_balancers: g.load_balancer_arns().to_vec(),
-            protocol: g.protocol().map_or(String::new(), |p| p.as_str().to_owned()),
-            port: g.port().and_then(|p| u16::try_from(p).ok()).unwrap_or_default(),
+            protocol: g
+                .protocol()
+                .map_or(String::new(), |p| p.as_str().to_owned()),
+            port: g
+                .port()
+                .and_then(|p| u16::try_from(p).ok())
+                .unwrap_or_default(),
         }))
     }
 
@@ -152,8 +157,14 @@ impl Elbv2 {
         if arns.is_empty() {
             return Ok(Balancers::default());
         }
-        let call = self.client.describe_load_balancers().set_load_balancer_arns(Some(arns.to_vec()));
-        let answer = call.send().await.map_err(self.site.failed("DescribeLoadBalancers"))?;
+        let call = self
+            .client
+            .describe_load_balancers()
+            .set_load_balancer_arns(Some(arns.to_vec()));
+        let answer = call
+            .send()
+            .await
+            .map_err(self.site.failed("DescribeLoadBalancers"))?;
         let sorted = |mut list: Vec<String>| {
             list.sort();
             list.dedup();
@@ -161,9 +172,16 @@ impl Elbv2 {
         };
         let all = answer.load_balancers();
         Ok(Balancers {
-            security_groups: sorted(all.iter().flat_map(|lb| lb.security_groups().to_vec()).collect()),
+            security_groups: sorted(
+                all.iter()
+                    .flat_map(|lb| lb.security_groups().to_vec())
+                    .collect(),
+            ),
             subnets: sorted(
-                all.iter().flat_map(|lb| lb.availability_zones()).filter_map(|z| z.subnet_id().map(str::to_owned)).collect(),
+                all.iter()
+                    .flat_map(|lb| lb.availability_zones())
+                    .filter_map(|z| z.subnet_id().map(str::to_owned))
+                    .collect(),
             ),
             dns: all.first().and_then(|lb| lb.dns_name()).map(str::to_owned),
         })

@@ -23,16 +23,22 @@ use tokio_util::sync::CancellationToken;
 
 /// The root of the service's repository: where the command was called (D-CFG-1).
 fn repository() -> Result<PathBuf, Failure> {
-    std::env::current_dir().map_err(|e| Failure::because(Exit::Failure, "the current directory is unknown", e))
+    std::env::current_dir()
+        .map_err(|e| Failure::because(Exit::Failure, "the current directory is unknown", e))
 }
 
 /// Reads the configuration and says its warnings.
 pub(super) fn load(console: &Console) -> Result<config::Config, Failure> {
-    let loaded = config::load(Path::new(CONFIG), &|name| std::env::var(name).ok()).map_err(|errors| {
-        let n = errors.errors().len();
-        let failure = Failure::new(Exit::Failure, format!("{CONFIG} has {n} error{}", if n == 1 { "" } else { "s" })).hint("docs/configuration.md lists every key");
-        errors.errors().iter().fold(failure, Failure::detail)
-    })?;
+    let loaded =
+        config::load(Path::new(CONFIG), &|name| std::env::var(name).ok()).map_err(|errors| {
+            let n = errors.errors().len();
+            let failure = Failure::new(
+                Exit::Failure,
+                format!("{CONFIG} has {n} error{}", if n == 1 { "" } else { "s" }),
+            )
+            .hint("docs/configuration.md lists every key");
+            errors.errors().iter().fold(failure, Failure::detail)
+        })?;
     for warning in &loaded.warnings {
         console.warn(warning);
     }
@@ -42,7 +48,11 @@ pub(super) fn load(console: &Console) -> Result<config::Config, Failure> {
 /// `porter build clean`
 pub(super) fn clean(out: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir_all(out) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::because(Exit::Failure, format!("{} can't be removed", out.display()), e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::because(
+            Exit::Failure,
+            format!("{} can't be removed", out.display()),
+            e,
+        )),
         _ => Ok(()),
     }
 }
@@ -78,28 +88,45 @@ fn request(args: &Provision) -> Result<Request, Failure> {
 /// `porter build promote`
 pub(super) async fn promote(args: Promote, output: Output) -> Result<(), Failure> {
     let console = Console::new();
-    let failed = |e: anyhow::Error| Failure::because(Exit::Failure, "there is nothing to promote", e);
-    let state = crate::state::ProvisionState::read(&args.provision_output).map_err(|e| failed(anyhow::anyhow!(e)))?;
+    let failed =
+        |e: anyhow::Error| Failure::because(Exit::Failure, "there is nothing to promote", e);
+    let state = crate::state::ProvisionState::read(&args.provision_output)
+        .map_err(|e| failed(anyhow::anyhow!(e)))?;
     if state.hotswap {
         console.say("the last provision was a hot swap: its stack is the promoted one already, nothing is to promote");
         return print(output, &Vec::<promote::Promoted>::new(), String::new);
     }
-    let config = pack::Packed::open(Path::new(OUT)).and_then(|p| p.config()).map_err(|e| failed(e.into()))?;
+    let config = pack::Packed::open(Path::new(OUT))
+        .and_then(|p| p.config())
+        .map_err(|e| failed(e.into()))?;
     if let Some(environment) = config.environment(&state.environment) {
-        forbid_in_blackout(&environment.name, &environment.blackout_windows, args.override_blackout.as_deref(), &console)?;
+        forbid_in_blackout(
+            &environment.name,
+            &environment.blackout_windows,
+            args.override_blackout.as_deref(),
+            &console,
+        )?;
     }
     let promoted = promote::promote(&config, &state, args.elb.as_deref()).await?;
     print(output, &promoted, || {
         let line = |p: &promote::Promoted| match &p.load_balancer {
             Some(lb) => format!("{}: {} is promoted to {lb}", p.region, p.stack),
-            None => format!("{}: {} has no load balancer to be promoted to", p.region, p.stack),
+            None => format!(
+                "{}: {} has no load balancer to be promoted to",
+                p.region, p.stack
+            ),
         };
         promoted.iter().map(line).collect::<Vec<_>>().join("\n")
     })
 }
 
 /// Stops with status 3 inside a blackout window, unless the operator overrides it with a reason (D-CFG-113).
-fn forbid_in_blackout(environment: &str, windows: &[config::BlackoutWindow], reason: Option<&str>, console: &Console) -> Result<(), Failure> {
+fn forbid_in_blackout(
+    environment: &str,
+    windows: &[config::BlackoutWindow],
+    reason: Option<&str>,
+    console: &Console,
+) -> Result<(), Failure> {
     match (blackout::active(windows, Timestamp::now()), reason) {
         (None, _) => Ok(()),
         (Some(window), Some(reason)) => {
@@ -111,12 +138,22 @@ fn forbid_in_blackout(environment: &str, windows: &[config::BlackoutWindow], rea
     }
 }
 
-
 /// A pack serves all environments, so it stops only when none of them may be deployed to now (D-CFG-113).
-fn forbid_pack_in_blackout(config: &config::Config, reason: Option<&str>, console: &Console) -> Result<(), Failure> {
-    let open = |e: &&config::Environment| blackout::active(&e.blackout_windows, Timestamp::now()).is_none();
-    match (config.environments.iter().find(open), config.environments.first()) {
-        (None, Some(first)) => forbid_in_blackout(&first.name, &first.blackout_windows, reason, console),
+fn forbid_pack_in_blackout(
+    config: &config::Config,
+    reason: Option<&str>,
+    console: &Console,
+) -> Result<(), Failure> {
+    let open = |e: &&config::Environment| {
+        blackout::active(&e.blackout_windows, Timestamp::now()).is_none()
+    };
+    match (
+        config.environments.iter().find(open),
+        config.environments.first(),
+    ) {
+        (None, Some(first)) => {
+            forbid_in_blackout(&first.name, &first.blackout_windows, reason, console)
+        }
         _ => Ok(()),
     }
 }
@@ -129,8 +166,13 @@ pub(super) async fn pack(args: Pack, output: Output) -> Result<(), Failure> {
     let out = root.join(OUT);
     let config = load(&console)?;
     forbid_pack_in_blackout(&config, args.override_blackout.as_deref(), &console)?;
-    let stats = StatsCredentials::create(&out)
-        .map_err(|e| Failure::because(Exit::Failure, format!("{} can't be written", out.display()), e))?;
+    let stats = StatsCredentials::create(&out).map_err(|e| {
+        Failure::because(
+            Exit::Failure,
+            format!("{} can't be written", out.display()),
+            e,
+        )
+    })?;
     let context = HookContext {
         root: root.clone(),
         out: out.clone(),
@@ -151,8 +193,20 @@ pub(super) async fn pack(args: Pack, output: Output) -> Result<(), Failure> {
         Err(failure) => Err(failure),
     };
     console.say("[3/3] call the post_pack hook");
-    let outcome = if result.is_ok() { hooks::Outcome::Pass } else { hooks::Outcome::Fail };
-    let after = hooks_at(&config, Moment::PostPack, &context, Some(outcome), &console, &stop).await;
+    let outcome = if result.is_ok() {
+        hooks::Outcome::Pass
+    } else {
+        hooks::Outcome::Fail
+    };
+    let after = hooks_at(
+        &config,
+        Moment::PostPack,
+        &context,
+        Some(outcome),
+        &console,
+        &stop,
+    )
+    .await;
     let packed = match (result, after) {
         (Ok(packed), Ok(())) => packed,
         (Ok(_), Err(failure)) | (Err(failure), Ok(())) => return Err(failure),
@@ -175,9 +229,16 @@ async fn hooks_at(
     console: &Console,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let entries = config.hooks.get(moment.name()).map(Vec::as_slice).unwrap_or_default();
+    let entries = config
+        .hooks
+        .get(moment.name())
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let ended = |run: &hooks::HookRun| console.hook(run);
-    hooks::run(entries, moment, context, outcome, &ended, stop).await.map(drop).map_err(|e| hook_failure(e, stop))
+    hooks::run(entries, moment, context, outcome, &ended, stop)
+        .await
+        .map(drop)
+        .map_err(|e| hook_failure(e, stop))
 }
 
 async fn build_payload(
@@ -189,34 +250,56 @@ async fn build_payload(
     stop: &CancellationToken,
 ) -> Result<pack::Packed, Failure> {
     console.say("[2/3] build the containers and take the images apart");
-    let options = pack::Options { require_clean: args.require_clean, no_cache: args.no_cache, stop: stop.clone() };
+    let options = pack::Options {
+        require_clean: args.require_clean,
+        no_cache: args.no_cache,
+        stop: stop.clone(),
+    };
     let bars = Mutex::new(BTreeMap::<String, ProgressBar>::new());
     let tell = |event: PackEvent<'_>| match event {
         PackEvent::Warning(text) => console.warn(text),
         PackEvent::Version(revision) => console.say(format!("  version {}", revision.version)),
         PackEvent::Building { image } => console.say(format!("  {image}: building")),
         PackEvent::Output { image, line } => tracing::debug!("{image}: {line}"),
-        PackEvent::Built { image, took } => console.say(format!("  {image}: built in {:.1} s", took.as_secs_f64())),
+        PackEvent::Built { image, took } => {
+            console.say(format!("  {image}: built in {:.1} s", took.as_secs_f64()))
+        }
         PackEvent::Saved { image, bytes } => {
             if let Ok(mut bars) = bars.lock() {
-                bars.entry(image.to_owned()).or_insert_with(|| console.bytes(&format!("{image}: layers"), 0)).inc(bytes);
+                bars.entry(image.to_owned())
+                    .or_insert_with(|| console.bytes(&format!("{image}: layers"), 0))
+                    .inc(bytes);
             }
         }
         PackEvent::Done(summary) => {
-            if let Some(bar) = bars.lock().ok().and_then(|mut bars| bars.remove(&summary.image)) {
+            if let Some(bar) = bars
+                .lock()
+                .ok()
+                .and_then(|mut bars| bars.remove(&summary.image))
+            {
                 bar.finish_and_clear();
             }
         }
     };
-    pack::run(config, root, out, options, &tell).await.map_err(|error| {
-        let exit = if matches!(error, pack::PackError::Interrupted) { Exit::Interrupted } else { Exit::Failure };
-        Failure::because(exit, "packing failed", error).hint("nothing was packed; no host is touched by a pack")
-    })
+    pack::run(config, root, out, options, &tell)
+        .await
+        .map_err(|error| {
+            let exit = if matches!(error, pack::PackError::Interrupted) {
+                Exit::Interrupted
+            } else {
+                Exit::Failure
+            };
+            Failure::because(exit, "packing failed", error)
+                .hint("nothing was packed; no host is touched by a pack")
+        })
 }
 
 /// One line for each image (D-PACK-21).
 fn table(packed: &pack::Packed) -> String {
-    let mut out = format!("packed {} {} as {}\n", packed.manifest.service, packed.manifest.version, packed.payload);
+    let mut out = format!(
+        "packed {} {} as {}\n",
+        packed.manifest.service, packed.manifest.version, packed.payload
+    );
     for image in &packed.summary {
         out.push_str(&format!(
             "  {}: {} in {} layers, {} stored; {} new layers, {}\n",

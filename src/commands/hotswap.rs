@@ -10,7 +10,11 @@ use crate::{
 use std::path::PathBuf;
 
 /// `porter hotswap plan`
-pub(super) async fn plan(environment: String, host_agent: Option<PathBuf>, output: Output) -> Result<(), Failure> {
+pub(super) async fn plan(
+    environment: String,
+    host_agent: Option<PathBuf>,
+    output: Output,
+) -> Result<(), Failure> {
     let request = Request {
         environment,
         repository: ".".into(),

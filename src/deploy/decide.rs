@@ -8,7 +8,10 @@ use crate::{
     aws::{self, Session, cloudformation::Stack},
     capacity,
     config::{LoadBalancer, OnIneligible},
-    eligibility::{self, Decision, Destination, Finding, InServiceHost, LoadBalancerFacts, RegionFacts, StackFacts},
+    eligibility::{
+        self, Decision, Destination, Finding, InServiceHost, LoadBalancerFacts, RegionFacts,
+        StackFacts,
+    },
     error::{Exit, Failure},
     template,
 };
@@ -28,13 +31,15 @@ impl Deployment<'_> {
     pub(super) async fn decide(&self, targets: &mut [Target]) -> Result<Decision, Failure> {
         let deadline = Timestamp::now() + self.environment.hot_swap.deadline;
         loop {
-            self.unless_interrupted(UNTOUCHED, self.look(targets)).await?;
+            self.unless_interrupted(UNTOUCHED, self.look(targets))
+                .await?;
             let facts: Vec<RegionFacts> = targets.iter().filter_map(|t| t.facts.clone()).collect();
             let settings = self.settings();
             let assessments = eligibility::assess(&facts, &settings, Timestamp::now());
             let decision = eligibility::conclude(&assessments, &settings);
             if decision.may_pass_by_waiting() && Timestamp::now() < deadline && self.request.waits {
-                self.console.say("  an earlier update is still running; waiting for its end");
+                self.console
+                    .say("  an earlier update is still running; waiting for its end");
                 self.unless_interrupted(UNTOUCHED, async {
                     tokio::time::sleep(UPDATE_POLL).await;
                     Ok(())
@@ -62,7 +67,11 @@ impl Deployment<'_> {
             environment: self.environment.name.clone(),
             max_age: hot_swap.max_age,
             generation: hot_swap.generation.clone(),
-            on_ineligible: if self.request.way == Way::HotSwap { OnIneligible::Fail } else { hot_swap.on_ineligible },
+            on_ineligible: if self.request.way == Way::HotSwap {
+                OnIneligible::Fail
+            } else {
+                hot_swap.on_ineligible
+            },
             version: VERSION.to_owned(),
         }
     }
@@ -75,19 +84,29 @@ impl Deployment<'_> {
                 for (target, stack) in targets.iter_mut().zip(stacks) {
                     target.stack = Some(stack.stack.clone());
                     target.stack_status = Some(stack.status.to_string());
-                    let promoted = target.promoted.as_ref().filter(|_| !self.request.reset_desired).map(|g| g.sizes);
+                    let promoted = target
+                        .promoted
+                        .as_ref()
+                        .filter(|_| !self.request.reset_desired)
+                        .map(|g| g.sizes);
                     match capacity::check(target.sizes, promoted) {
                         Ok(desired) => target.desired = Some(desired),
                         Err(error) => violations.push(format!("{}: {error}", target.region.name)),
                     }
                 }
             }
-            Decision::Provision { .. } if self.environment.hot_swap.enabled && !self.request.reset_desired => {
+            Decision::Provision { .. }
+                if self.environment.hot_swap.enabled && !self.request.reset_desired =>
+            {
                 for target in targets {
-                    let taken = capacity::take_over(target.sizes, target.promoted.as_ref().map(|g| g.sizes));
+                    let taken = capacity::take_over(
+                        target.sizes,
+                        target.promoted.as_ref().map(|g| g.sizes),
+                    );
                     target.desired = Some(taken.desired);
                     if let Some(warning) = taken.warning {
-                        self.console.warn(format!("{}: {warning}", target.region.name));
+                        self.console
+                            .warn(format!("{}: {warning}", target.region.name));
                     }
                 }
             }
@@ -96,24 +115,44 @@ impl Deployment<'_> {
         if violations.is_empty() {
             return Ok(());
         }
-        let failure = Failure::new(Exit::Failure, "the size of the running group does not fit the template").hint("nothing has changed in any region");
+        let failure = Failure::new(
+            Exit::Failure,
+            "the size of the running group does not fit the template",
+        )
+        .hint("nothing has changed in any region");
         Err(violations.into_iter().fold(failure, Failure::detail))
     }
 
     async fn look(&self, targets: &mut [Target]) -> Result<(), Failure> {
-        try_join_all(targets.iter_mut().map(|t| self.look_at(t))).await.map(drop)
+        try_join_all(targets.iter_mut().map(|t| self.look_at(t)))
+            .await
+            .map(drop)
     }
 
     async fn look_at(&self, target: &mut Target) -> Result<(), Failure> {
         let region = target.region.name.clone();
-        let fail = |e: aws::Error| aws_failure(&region, "the promoted stack can't be read; nothing has changed", e);
+        let fail = |e: aws::Error| {
+            aws_failure(
+                &region,
+                "the promoted stack can't be read; nothing has changed",
+                e,
+            )
+        };
         let cloudformation = target.aws.cloudformation();
 
         let balancer = self.balancer(target).await.map_err(fail)?;
         let stacks: Vec<Stack> = match &balancer {
-            None => cloudformation.stacks_of(&self.config.service_name, &self.environment.name).await.map_err(fail)?,
+            None => cloudformation
+                .stacks_of(&self.config.service_name, &self.environment.name)
+                .await
+                .map_err(fail)?,
             Some(lb) => match lb.tags.get(tag::PROMOTED_STACK).filter(|id| !id.is_empty()) {
-                Some(id) => cloudformation.stack(id).await.map_err(fail)?.into_iter().collect(),
+                Some(id) => cloudformation
+                    .stack(id)
+                    .await
+                    .map_err(fail)?
+                    .into_iter()
+                    .collect(),
                 None => vec![],
             },
         };
@@ -142,29 +181,51 @@ impl Deployment<'_> {
             None => Destination::None,
             Some(mut lb) => {
                 for host in &mut lb.in_service {
-                    let owner = groups.iter().find(|(_, g)| g.members.iter().any(|m| m.instance == host.instance));
+                    let owner = groups
+                        .iter()
+                        .find(|(_, g)| g.members.iter().any(|m| m.instance == host.instance));
                     host.stack = owner.map(|(stack, _)| stack.clone());
                 }
                 Destination::LoadBalancer(lb)
             }
         };
-        let facts = RegionFacts { region: target.region.name.clone(), destination, stacks: facts };
+        let facts = RegionFacts {
+            region: target.region.name.clone(),
+            destination,
+            stacks: facts,
+        };
         // The same choice that the decision makes, so that sizes and hooks speak of the stack that will be touched.
-        let promoted = eligibility::assess(std::slice::from_ref(&facts), &self.settings(), Timestamp::now()).into_iter().find_map(|a| a.target);
+        let promoted = eligibility::assess(
+            std::slice::from_ref(&facts),
+            &self.settings(),
+            Timestamp::now(),
+        )
+        .into_iter()
+        .find_map(|a| a.target);
         if let Some(promoted) = promoted {
             target.previous_stack = Some(promoted.stack.clone());
             if capacity::source(&promoted.status) == capacity::Source::Group {
                 target.promoted = groups.remove(&promoted.stack);
             }
         }
-        target.serving = target.promoted.as_ref().and_then(|g| g.tags.get(tag::PAYLOAD).cloned());
+        target.serving = target
+            .promoted
+            .as_ref()
+            .and_then(|g| g.tags.get(tag::PAYLOAD).cloned());
         target.facts = Some(facts);
         Ok(())
     }
 
     /// Tags and hosts of the destination, and what the template needs to know of it. `None` without a load balancer.
     async fn balancer(&self, target: &mut Target) -> Result<Option<LoadBalancerFacts>, aws::Error> {
-        let hosts = |ids: Vec<String>| ids.into_iter().map(|instance| InServiceHost { instance, stack: None }).collect();
+        let hosts = |ids: Vec<String>| {
+            ids.into_iter()
+                .map(|instance| InServiceHost {
+                    instance,
+                    stack: None,
+                })
+                .collect()
+        };
         match &target.region.load_balancer {
             LoadBalancer::None => Ok(None),
             LoadBalancer::Classic(list) => {
@@ -172,12 +233,20 @@ impl Deployment<'_> {
                 let mut security_groups = vec![];
                 let mut vpc_id = None;
                 for lb in list {
-                    let found = elb.describe(&lb.name).await?.ok_or_else(|| missing(&target.aws, "load balancer", &lb.name))?;
+                    let found = elb
+                        .describe(&lb.name)
+                        .await?
+                        .ok_or_else(|| missing(&target.aws, "load balancer", &lb.name))?;
                     security_groups.extend(found.security_groups);
                     vpc_id = vpc_id.or(found.vpc);
                 }
-                target.destination = template::Destination::Classic { vpc_id, security_groups };
-                let Some(first) = list.first() else { return Ok(None) };
+                target.destination = template::Destination::Classic {
+                    vpc_id,
+                    security_groups,
+                };
+                let Some(first) = list.first() else {
+                    return Ok(None);
+                };
                 Ok(Some(LoadBalancerFacts {
                     name: first.name.clone(),
                     count: list.len(),
@@ -186,9 +255,14 @@ impl Deployment<'_> {
                 }))
             }
             LoadBalancer::TargetGroups(arns) => {
-                let Some(first) = arns.first() else { return Ok(None) };
+                let Some(first) = arns.first() else {
+                    return Ok(None);
+                };
                 let elbv2 = target.aws.elbv2();
-                let group = elbv2.target_group(first).await?.ok_or_else(|| missing(&target.aws, "target group", first))?;
+                let group = elbv2
+                    .target_group(first)
+                    .await?
+                    .ok_or_else(|| missing(&target.aws, "target group", first))?;
                 let balancers = elbv2.load_balancers(&group.load_balancers).await?;
                 target.destination_dns = balancers.dns;
                 target.destination = template::Destination::TargetGroups {
@@ -198,8 +272,19 @@ impl Deployment<'_> {
                     protocol: group.protocol,
                     port: group.port,
                 };
-                let in_service = elbv2.targets(first).await?.into_iter().filter(|t| t.in_service()).map(|t| t.instance).collect();
-                Ok(Some(LoadBalancerFacts { name: group.name, count: 1, tags: elbv2.tags(first).await?, in_service: hosts(in_service) }))
+                let in_service = elbv2
+                    .targets(first)
+                    .await?
+                    .into_iter()
+                    .filter(|t| t.in_service())
+                    .map(|t| t.instance)
+                    .collect();
+                Ok(Some(LoadBalancerFacts {
+                    name: group.name,
+                    count: 1,
+                    tags: elbv2.tags(first).await?,
+                    in_service: hosts(in_service),
+                }))
             }
         }
     }

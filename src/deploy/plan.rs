@@ -69,12 +69,23 @@ pub struct PlannedSizes {
 ///
 /// # Errors
 /// What would keep the deployment from starting, the capacity rule included.
-pub async fn plan(request: &Request, console: &Console, stop: &CancellationToken) -> Result<Plan, Failure> {
+pub async fn plan(
+    request: &Request,
+    console: &Console,
+    stop: &CancellationToken,
+) -> Result<Plan, Failure> {
     let deployment = Deployment::open(request, console, stop)?;
     let state = "a plan changes nothing";
-    let mut targets = deployment.unless_interrupted(state, deployment.connect()).await?;
+    let mut targets = deployment
+        .unless_interrupted(state, deployment.connect())
+        .await?;
     let decision = deployment.decide(&mut targets).await?;
-    let regions = deployment.unless_interrupted(state, try_join_all(targets.iter().map(|t| deployment.plan_region(t)))).await?;
+    let regions = deployment
+        .unless_interrupted(
+            state,
+            try_join_all(targets.iter().map(|t| deployment.plan_region(t))),
+        )
+        .await?;
     Ok(Plan {
         service: deployment.config.service_name.clone(),
         environment: deployment.environment.name.clone(),
@@ -89,7 +100,16 @@ impl Deployment<'_> {
         let region = target.region.name.clone();
         let (missing, there) = upload::plan(&self.packed, &bucket_of(target))
             .await
-            .map_err(|e| Failure::because(Exit::Failure, format!("{region}: the bucket {} can't be read", target.region.s3_bucket), e))?;
+            .map_err(|e| {
+                Failure::because(
+                    Exit::Failure,
+                    format!(
+                        "{region}: the bucket {} can't be read",
+                        target.region.s3_bucket
+                    ),
+                    e,
+                )
+            })?;
         Ok(RegionPlan {
             finding: target.reasons.join("; "),
             sizes: PlannedSizes {
@@ -109,19 +129,40 @@ impl Deployment<'_> {
     /// plan, so a change in their output is not seen.
     async fn differing_resources(&self, target: &Target) -> Result<Vec<String>, Failure> {
         let region = &target.region.name;
-        let Some(stack) = &target.previous_stack else { return Ok(vec![]) };
-        let old = target.aws.cloudformation().template(stack).await.map_err(|e| aws_failure(region, "the promoted stack's template can't be read", e))?;
-        let new = self.assembled(target, "").map_err(|e| template_failure(region, &e))?;
-        let new: serde_json::Value = serde_json::from_str(&new.json).map_err(|e| Failure::because(Exit::Failure, "the assembled template is not JSON", e))?;
+        let Some(stack) = &target.previous_stack else {
+            return Ok(vec![]);
+        };
+        let old = target
+            .aws
+            .cloudformation()
+            .template(stack)
+            .await
+            .map_err(|e| aws_failure(region, "the promoted stack's template can't be read", e))?;
+        let new = self
+            .assembled(target, "")
+            .map_err(|e| template_failure(region, &e))?;
+        let new: serde_json::Value = serde_json::from_str(&new.json).map_err(|e| {
+            Failure::because(Exit::Failure, "the assembled template is not JSON", e)
+        })?;
         Ok(differing(&old, &new))
     }
 }
 
 fn differing(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
     let empty = serde_json::Map::new();
-    let resources = |t: &'_ serde_json::Value| t["Resources"].as_object().cloned().unwrap_or_else(|| empty.clone());
+    let resources = |t: &'_ serde_json::Value| {
+        t["Resources"]
+            .as_object()
+            .cloned()
+            .unwrap_or_else(|| empty.clone())
+    };
     let (old, new) = (resources(old), resources(new));
-    let mut ids: Vec<String> = old.keys().chain(new.keys()).filter(|id| old.get(*id) != new.get(*id)).cloned().collect();
+    let mut ids: Vec<String> = old
+        .keys()
+        .chain(new.keys())
+        .filter(|id| old.get(*id) != new.get(*id))
+        .cloned()
+        .collect();
     ids.sort();
     ids.dedup();
     ids
@@ -133,9 +174,25 @@ impl Plan {
         let mut out = String::new();
         // Writing to a String can't fail.
         let _ = match &self.decision {
-            Decision::HotSwap { .. } => writeln!(out, "{} {}: the running hosts would be hot-swapped to {}", self.service, self.environment, self.payload.short()),
-            Decision::Provision { .. } => writeln!(out, "{} {}: new hosts would be built for {}", self.service, self.environment, self.payload.short()),
-            Decision::Refuse { .. } => writeln!(out, "{} {}: nothing would be done", self.service, self.environment),
+            Decision::HotSwap { .. } => writeln!(
+                out,
+                "{} {}: the running hosts would be hot-swapped to {}",
+                self.service,
+                self.environment,
+                self.payload.short()
+            ),
+            Decision::Provision { .. } => writeln!(
+                out,
+                "{} {}: new hosts would be built for {}",
+                self.service,
+                self.environment,
+                self.payload.short()
+            ),
+            Decision::Refuse { .. } => writeln!(
+                out,
+                "{} {}: nothing would be done",
+                self.service, self.environment
+            ),
         };
         if let Decision::Provision { reasons } | Decision::Refuse { reasons, .. } = &self.decision {
             for reason in reasons {
@@ -151,12 +208,30 @@ impl Plan {
                 t.min,
                 region.sizes.desired,
                 t.max,
-                if region.sizes.promoted.is_some() { " (kept from the running group)" } else { " (from the template)" }
+                if region.sizes.promoted.is_some() {
+                    " (kept from the running group)"
+                } else {
+                    " (from the template)"
+                }
             );
-            let _ = writeln!(out, "    payload    {} -> {}", region.serving.as_deref().unwrap_or("-"), self.payload);
-            let _ = writeln!(out, "    upload     {} missing in the bucket, {} there already", size(region.bytes_to_upload), size(region.bytes_there));
+            let _ = writeln!(
+                out,
+                "    payload    {} -> {}",
+                region.serving.as_deref().unwrap_or("-"),
+                self.payload
+            );
+            let _ = writeln!(
+                out,
+                "    upload     {} missing in the bucket, {} there already",
+                size(region.bytes_to_upload),
+                size(region.bytes_there)
+            );
             if !region.differing_resources.is_empty() {
-                let _ = writeln!(out, "    template   differs in {}", region.differing_resources.join(", "));
+                let _ = writeln!(
+                    out,
+                    "    template   differs in {}",
+                    region.differing_resources.join(", ")
+                );
             }
         }
         out
@@ -170,8 +245,10 @@ mod tests {
 
     #[test]
     fn d_hot_60_a_plan_names_each_resource_that_differs_once() {
-        let old = json!({"Resources": {"A": {"Type": "X"}, "B": {"Type": "Y"}, "Same": {"Type": "Z"}}});
-        let new = json!({"Resources": {"A": {"Type": "W"}, "C": {"Type": "Y"}, "Same": {"Type": "Z"}}});
+        let old =
+            json!({"Resources": {"A": {"Type": "X"}, "B": {"Type": "Y"}, "Same": {"Type": "Z"}}});
+        let new =
+            json!({"Resources": {"A": {"Type": "W"}, "C": {"Type": "Y"}, "Same": {"Type": "Z"}}});
         assert_eq!(differing(&old, &new), ["A", "B", "C"]); // D-HOT-60
     }
 }

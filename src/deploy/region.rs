@@ -73,27 +73,49 @@ impl AgentBinary {
         let path = match wanted {
             Some(path) => path.clone(),
             None => std::env::current_exe()
-                .map_err(|e| Failure::because(Exit::Failure, "the folder of this program is unknown", e))?
+                .map_err(|e| {
+                    Failure::because(Exit::Failure, "the folder of this program is unknown", e)
+                })?
                 .with_file_name("host-agent"),
         };
         let (digest, _) = File::open(&path).and_then(blobs::hash).map_err(|e| {
             Failure::because(Exit::Failure, format!("the host agent's binary {} can't be read", path.display()), e)
                 .hint("install host-agent beside porter, or name it with --host-agent or PORTER_HOST_AGENT")
         })?;
-        Ok(Self { path, pinned: template::Agent { key: names::agent_key(service, &digest), digest } })
+        Ok(Self {
+            path,
+            pinned: template::Agent {
+                key: names::agent_key(service, &digest),
+                digest,
+            },
+        })
     }
 }
 
 impl<'a> Deployment<'a> {
     /// Reads and checks everything that needs no AWS: payload, environment, blackout window, agent.
-    pub(super) fn open(request: &'a Request, console: &'a Console, stop: &'a CancellationToken) -> Result<Self, Failure> {
+    pub(super) fn open(
+        request: &'a Request,
+        console: &'a Console,
+        stop: &'a CancellationToken,
+    ) -> Result<Self, Failure> {
         let failed = |e| Failure::because(Exit::Failure, "there is no usable payload", e);
         let packed = Packed::open(&request.out).map_err(|e| failed(anyhow::Error::from(e)))?;
         let config = packed.config().map_err(|e| failed(e.into()))?;
         let Some(environment) = config.environment(&request.environment).cloned() else {
-            let known: Vec<_> = config.environments.iter().map(|e| e.name.as_str()).collect();
-            return Err(Failure::new(Exit::Failure, format!("there is no environment `{}`", request.environment))
-                .hint(format!("the packed configuration has: {}", known.join(", "))));
+            let known: Vec<_> = config
+                .environments
+                .iter()
+                .map(|e| e.name.as_str())
+                .collect();
+            return Err(Failure::new(
+                Exit::Failure,
+                format!("there is no environment `{}`", request.environment),
+            )
+            .hint(format!(
+                "the packed configuration has: {}",
+                known.join(", ")
+            )));
         };
         let started = Timestamp::now();
         if let Some(window) = blackout::active(&environment.blackout_windows, started) {
@@ -102,32 +124,73 @@ impl<'a> Deployment<'a> {
                     return Err(Failure::new(Exit::Blackout, format!("{}: {window}", environment.name))
                         .hint("nothing has changed; wait for its end, or give --override-blackout REASON in an emergency"));
                 }
-                Some(reason) => console.warn(format!("{}: {window}; overridden: {reason}", environment.name)),
+                Some(reason) => console.warn(format!(
+                    "{}: {window}; overridden: {reason}",
+                    environment.name
+                )),
             }
         }
         let agent = AgentBinary::find(request.host_agent.as_ref(), &config.service_name)?;
-        Ok(Self { request, console, stop, config, environment, packed, agent, swap: ulid::Ulid::generate().to_string(), started })
+        Ok(Self {
+            request,
+            console,
+            stop,
+            config,
+            environment,
+            packed,
+            agent,
+            swap: ulid::Ulid::generate().to_string(),
+            started,
+        })
     }
 
     /// Reaches every region and proves the credentials.
     pub(super) async fn connect(&self) -> Result<Vec<Target>, Failure> {
-        try_join_all(self.environment.regions.iter().map(|region| self.reach(region))).await
+        try_join_all(
+            self.environment
+                .regions
+                .iter()
+                .map(|region| self.reach(region)),
+        )
+        .await
     }
 
     async fn reach(&self, region: &Region) -> Result<Target, Failure> {
-        let build = std::env::var("BUILD_ID").or_else(|_| std::env::var("GO_PIPELINE_COUNTER")).unwrap_or_else(|_| self.swap.clone());
-        let session_name = aws::session_name(&self.config.service_name, &self.environment.name, &build);
-        let role = region.role_arn.as_ref().map(|arn| aws::Role { arn, external_id: region.external_id.as_deref(), session_name: &session_name });
+        let build = std::env::var("BUILD_ID")
+            .or_else(|_| std::env::var("GO_PIPELINE_COUNTER"))
+            .unwrap_or_else(|_| self.swap.clone());
+        let session_name =
+            aws::session_name(&self.config.service_name, &self.environment.name, &build);
+        let role = region.role_arn.as_ref().map(|arn| aws::Role {
+            arn,
+            external_id: region.external_id.as_deref(),
+            session_name: &session_name,
+        });
         let session = Session::connect(&region.name, role.as_ref()).await;
-        session.sts().whoami().await.map_err(|e| aws_failure(&region.name, "AWS does not know us", e))?;
+        session
+            .sts()
+            .whoami()
+            .await
+            .map_err(|e| aws_failure(&region.name, "AWS does not know us", e))?;
         let user_template = match &region.stack_definition_path {
             None => None,
-            Some(path) => Some(std::fs::read_to_string(self.request.repository.join(path)).map_err(|e| {
-                Failure::because(Exit::Failure, format!("{}: the packed copy of {} can't be read", region.name, path.display()), e)
+            Some(path) => Some(
+                std::fs::read_to_string(self.request.repository.join(path)).map_err(|e| {
+                    Failure::because(
+                        Exit::Failure,
+                        format!(
+                            "{}: the packed copy of {} can't be read",
+                            region.name,
+                            path.display()
+                        ),
+                        e,
+                    )
                     .hint("run `porter build pack` again")
-            })?),
+                })?,
+            ),
         };
-        let sizes = template::sizes(user_template.as_deref(), region, &BTreeMap::new()).map_err(|e| template_failure(&region.name, &e))?;
+        let sizes = template::sizes(user_template.as_deref(), region, &BTreeMap::new())
+            .map_err(|e| template_failure(&region.name, &e))?;
         Ok(Target {
             region: region.clone(),
             aws: session,
@@ -158,11 +221,19 @@ impl<'a> Deployment<'a> {
 
     /// Stops between two steps when the operator asked for it (D-CLI-5).
     pub(super) fn not_interrupted(&self, state: &str) -> Result<(), Failure> {
-        if self.stop.is_cancelled() { Err(interrupted(state)) } else { Ok(()) }
+        if self.stop.is_cancelled() {
+            Err(interrupted(state))
+        } else {
+            Ok(())
+        }
     }
 
     /// The work, unless the operator interrupts it first; then it is dropped, which is safe for reading and uploading.
-    pub(super) async fn unless_interrupted<T>(&self, state: &str, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    pub(super) async fn unless_interrupted<T>(
+        &self,
+        state: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         tokio::select! {
             () = self.stop.cancelled() => Err(interrupted(state)),
             result = work => result,

@@ -50,23 +50,50 @@ pub(crate) fn all<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure
 
 impl Deployment<'_> {
     /// UpdateStack in every region, each with DesiredP as it is now (D-HOT-18).
-    pub(super) async fn update(&self, targets: &mut [Target], prepared: &mut [Prepared]) -> Result<(), Failure> {
+    pub(super) async fn update(
+        &self,
+        targets: &mut [Target],
+        prepared: &mut [Prepared],
+    ) -> Result<(), Failure> {
         // First every region's last look, then every region's call: a size that does not fit any more changes nothing
         // anywhere (D-HOT-17).
-        let looks = targets.iter_mut().zip(prepared.iter_mut()).map(|(t, p)| self.last_look(t, p));
+        let looks = targets
+            .iter_mut()
+            .zip(prepared.iter_mut())
+            .map(|(t, p)| self.last_look(t, p));
         all(join_all(looks).await)?;
         self.not_interrupted(UNTOUCHED)?;
-        let calls = targets.iter_mut().zip(&*prepared).map(|(t, p)| self.update_region(t, p));
+        let calls = targets
+            .iter_mut()
+            .zip(&*prepared)
+            .map(|(t, p)| self.update_region(t, p));
         all(join_all(calls).await).map(drop)
     }
 
     async fn last_look(&self, target: &mut Target, prepared: &mut Prepared) -> Result<(), Failure> {
-        let Some(group) = target.promoted.as_ref().filter(|_| !self.request.reset_desired) else { return Ok(()) };
+        let Some(group) = target
+            .promoted
+            .as_ref()
+            .filter(|_| !self.request.reset_desired)
+        else {
+            return Ok(());
+        };
         let region = target.region.name.clone();
-        let now = target.aws.autoscaling().group(&group.name).await.map_err(|e| aws_failure(&region, "the group can't be read; nothing has changed", e))?;
-        let (Some(now), Some(planned)) = (now, target.desired) else { return Ok(()) };
+        let now = target
+            .aws
+            .autoscaling()
+            .group(&group.name)
+            .await
+            .map_err(|e| aws_failure(&region, "the group can't be read; nothing has changed", e))?;
+        let (Some(now), Some(planned)) = (now, target.desired) else {
+            return Ok(());
+        };
         let recheck = capacity::recheck(target.sizes, planned, now.sizes).map_err(|e| {
-            Failure::new(Exit::Failure, format!("{region}: the group was scaled meanwhile: {e}")).hint("nothing has changed in any region")
+            Failure::new(
+                Exit::Failure,
+                format!("{region}: the group was scaled meanwhile: {e}"),
+            )
+            .hint("nothing has changed in any region")
         })?;
         if let Recheck::Changed(desired) = recheck {
             self.console.say(format!("  {region}: the group was scaled from {planned} to {desired} meanwhile; the template follows"));
@@ -79,10 +106,23 @@ impl Deployment<'_> {
     async fn update_region(&self, target: &mut Target, prepared: &Prepared) -> Result<(), Failure> {
         let region = target.region.name.clone();
         let stack = target.stack.clone().unwrap_or_default();
-        let request = self.update_request(target, prepared, self.deadline()).await?;
-        let outcome = target.aws.cloudformation().update(&stack, &request.as_request(&prepared.template_url, &self.swap)).await;
+        let request = self
+            .update_request(target, prepared, self.deadline())
+            .await?;
+        let outcome = target
+            .aws
+            .cloudformation()
+            .update(
+                &stack,
+                &request.as_request(&prepared.template_url, &self.swap),
+            )
+            .await;
         let outcome = outcome.map_err(|e| {
-            let mut failure = aws_failure(&region, "UpdateStack was refused; this region's hosts serve what they served before", e);
+            let mut failure = aws_failure(
+                &region,
+                "UpdateStack was refused; this region's hosts serve what they served before",
+                e,
+            );
             failure.exit = Exit::SwapFailed;
             failure
         })?;
@@ -95,26 +135,57 @@ impl Deployment<'_> {
     }
 
     /// CreateStack in every region, under one name (D-PROV-2).
-    pub(super) async fn create(&self, targets: &mut [Target], prepared: &[Prepared]) -> Result<(), Failure> {
-        let name = format!("{}-{}-{}-{}", self.config.service_name, self.environment.name, self.config.owner, self.started.as_second());
-        let calls = targets.iter_mut().zip(prepared).map(|(t, p)| self.create_region(t, p, &name));
+    pub(super) async fn create(
+        &self,
+        targets: &mut [Target],
+        prepared: &[Prepared],
+    ) -> Result<(), Failure> {
+        let name = format!(
+            "{}-{}-{}-{}",
+            self.config.service_name,
+            self.environment.name,
+            self.config.owner,
+            self.started.as_second()
+        );
+        let calls = targets
+            .iter_mut()
+            .zip(prepared)
+            .map(|(t, p)| self.create_region(t, p, &name));
         all(join_all(calls).await).map(drop)
     }
 
-    async fn create_region(&self, target: &mut Target, prepared: &Prepared, name: &str) -> Result<(), Failure> {
+    async fn create_region(
+        &self,
+        target: &mut Target,
+        prepared: &Prepared,
+        name: &str,
+    ) -> Result<(), Failure> {
         let times = self.times();
         let request = self.create_request(name, prepared, Timestamp::now() + times.timeout);
         let request = request.as_request(&prepared.template_url, &self.swap);
-        let created = target.aws.cloudformation().create(name, &request, times.on_failure, times.timeout).await;
-        let id = created.map_err(|e| aws_failure(&target.region.name, "CreateStack was refused", e))?;
-        self.console.say(format!("  {}: {name}", target.region.name));
+        let created = target
+            .aws
+            .cloudformation()
+            .create(name, &request, times.on_failure, times.timeout)
+            .await;
+        let id =
+            created.map_err(|e| aws_failure(&target.region.name, "CreateStack was refused", e))?;
+        self.console
+            .say(format!("  {}: {name}", target.region.name));
         target.stack = Some(id);
         Ok(())
     }
 
     /// Follows every new stack to CREATE_COMPLETE, event by event (D-PROV-5 to D-PROV-7).
-    pub(super) async fn follow_stacks(&self, targets: &mut [Target], prepared: &[Prepared]) -> Result<(), Failure> {
-        let follows = targets.iter_mut().zip(prepared).map(|(t, p)| self.follow_stack(t, p));
+    pub(super) async fn follow_stacks(
+        &self,
+        targets: &mut [Target],
+        prepared: &[Prepared],
+    ) -> Result<(), Failure> {
+        let follows = targets
+            .iter_mut()
+            .zip(prepared)
+            .map(|(t, p)| self.follow_stack(t, p));
         all(join_all(follows).await).map(drop)
     }
 
@@ -123,10 +194,24 @@ impl Deployment<'_> {
         let id = target.stack.clone().unwrap_or_default();
         let cloudformation = target.aws.cloudformation();
         let tell = |e: &StackEvent| {
-            let reason = e.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-            self.console.say(format!("  {region}  {} {}{reason}", e.logical_id, e.status));
+            let reason = e
+                .reason
+                .as_ref()
+                .map(|r| format!(": {r}"))
+                .unwrap_or_default();
+            self.console
+                .say(format!("  {region}  {} {}{reason}", e.logical_id, e.status));
         };
-        match update::follow(&cloudformation, &id, Operation::Create, &self.times(), self.stop, tell).await {
+        match update::follow(
+            &cloudformation,
+            &id,
+            Operation::Create,
+            &self.times(),
+            self.stop,
+            tell,
+        )
+        .await
+        {
             Ok(stack) => {
                 target.stack_status = stack.map(|s| s.status.to_string());
             }
@@ -134,15 +219,22 @@ impl Deployment<'_> {
         }
         if let Some(lb) = &prepared.assembled.provisioned_load_balancer {
             let found = cloudformation.physical_id(&id, &lb.logical_id).await;
-            target.provisioned_load_balancer = found.map_err(|e| aws_failure(&region, "the provisioned load balancer can't be read", e))?;
+            target.provisioned_load_balancer = found.map_err(|e| {
+                aws_failure(&region, "the provisioned load balancer can't be read", e)
+            })?;
         }
         Ok(())
     }
 
     /// Takes the new stacks of all regions away again, after `failure` (D-PROV-8, D-PROV-9).
-    pub(super) async fn delete_stacks(&self, targets: &mut [Target], mut failure: Failure) -> Failure {
+    pub(super) async fn delete_stacks(
+        &self,
+        targets: &mut [Target],
+        mut failure: Failure,
+    ) -> Failure {
         if self.times().on_failure == OnFailure::DoNothing {
-            return failure.hint("the new stacks are kept, as STACK_CREATION_ON_FAILURE=DO_NOTHING says");
+            return failure
+                .hint("the new stacks are kept, as STACK_CREATION_ON_FAILURE=DO_NOTHING says");
         }
         let existing = targets.iter_mut().filter(|t| t.stack.is_some());
         let results = join_all(existing.map(|t| self.delete_stack(t))).await;
@@ -155,19 +247,45 @@ impl Deployment<'_> {
                 }
             }
         }
-        if none { failure.hint("nothing has been built") } else { failure.hint("what was promoted before still serves") }
+        if none {
+            failure.hint("nothing has been built")
+        } else {
+            failure.hint("what was promoted before still serves")
+        }
     }
 
     async fn delete_stack(&self, target: &mut Target) -> Result<(), Failure> {
-        let (region, id) = (target.region.name.clone(), target.stack.clone().unwrap_or_default());
-        self.console.say(format!("  {region}: deleting the new stack {id}"));
-        let by_hand = || format!("delete it by hand: aws cloudformation delete-stack --region {region} --stack-name {id}");
+        let (region, id) = (
+            target.region.name.clone(),
+            target.stack.clone().unwrap_or_default(),
+        );
+        self.console
+            .say(format!("  {region}: deleting the new stack {id}"));
+        let by_hand = || {
+            format!(
+                "delete it by hand: aws cloudformation delete-stack --region {region} --stack-name {id}"
+            )
+        };
         let cloudformation = target.aws.cloudformation();
-        cloudformation.delete(&id).await.map_err(|e| aws_failure(&region, "the new stack stays behind", e).hint(by_hand()))?;
-        let times = Times { timeout: DELETE_LIMIT, ..self.times() };
+        cloudformation
+            .delete(&id)
+            .await
+            .map_err(|e| aws_failure(&region, "the new stack stays behind", e).hint(by_hand()))?;
+        let times = Times {
+            timeout: DELETE_LIMIT,
+            ..self.times()
+        };
         // An interrupt that led here must not end the clean-up too; a second one ends the program.
         let never = CancellationToken::new();
-        let followed = update::follow(&cloudformation, &id, Operation::Delete, &times, &never, |_| {}).await;
+        let followed = update::follow(
+            &cloudformation,
+            &id,
+            Operation::Delete,
+            &times,
+            &never,
+            |_| {},
+        )
+        .await;
         followed.map_err(|e| follow_failure(&region, e).hint(by_hand()))?;
         target.stack_status = Some("DELETE_COMPLETE".to_owned());
         Ok(())
@@ -180,16 +298,29 @@ impl Deployment<'_> {
             return;
         }
         join_all(targets.iter_mut().map(async |target| {
-            let Some(group) = target.promoted.as_ref() else { return };
+            let Some(group) = target.promoted.as_ref() else {
+                return;
+            };
             // What somebody else suspended is not ours to resume.
-            if SUSPENDED_IN_A_SWAP.iter().any(|p| group.suspended.iter().any(|s| s == p)) {
+            if SUSPENDED_IN_A_SWAP
+                .iter()
+                .any(|p| group.suspended.iter().any(|s| s == p))
+            {
                 return;
             }
-            match target.aws.autoscaling().suspend(&group.name, &SUSPENDED_IN_A_SWAP).await {
+            match target
+                .aws
+                .autoscaling()
+                .suspend(&group.name, &SUSPENDED_IN_A_SWAP)
+                .await
+            {
                 Ok(()) => target.suspended = Some(group.name.clone()),
                 // An emulator without the call has no alarms either.
                 Err(error) if error.is_unsupported() => tracing::debug!("{error}"),
-                Err(error) => self.console.warn(format!("{}: scaling is not suspended during the swap: {error}", target.region.name)),
+                Err(error) => self.console.warn(format!(
+                    "{}: scaling is not suspended during the swap: {error}",
+                    target.region.name
+                )),
             }
         }))
         .await;
@@ -217,7 +348,9 @@ fn follow_failure(region: &str, error: FollowError) -> Failure {
         _ => Exit::Failure,
     };
     let resources: Vec<String> = match &error {
-        FollowError::Failed { resources, .. } => resources.iter().map(ToString::to_string).collect(),
+        FollowError::Failed { resources, .. } => {
+            resources.iter().map(ToString::to_string).collect()
+        }
         _ => vec![],
     };
     let failure = Failure::because(exit, region, error);

@@ -19,18 +19,31 @@ pub(super) struct Run {
 
 impl Run {
     /// Leaves `running` in the state file, so that an earlier success can't be taken for this run (D-CLI-46).
-    pub(super) fn begin(deployment: &Deployment<'_>, targets: &[Target], decision: DecisionKind) -> Result<Self, Failure> {
+    pub(super) fn begin(
+        deployment: &Deployment<'_>,
+        targets: &[Target],
+        decision: DecisionKind,
+    ) -> Result<Self, Failure> {
         let run = Self { decision };
         run.save(deployment, targets)?;
         Ok(run)
     }
 
     /// Writes the state as it is now.
-    pub(super) fn save(&self, deployment: &Deployment<'_>, targets: &[Target]) -> Result<(), Failure> {
+    pub(super) fn save(
+        &self,
+        deployment: &Deployment<'_>,
+        targets: &[Target],
+    ) -> Result<(), Failure> {
         self.save_outcome(deployment, targets, Outcome::Running)
     }
 
-    fn save_outcome(&self, deployment: &Deployment<'_>, targets: &[Target], outcome: Outcome) -> Result<(), Failure> {
+    fn save_outcome(
+        &self,
+        deployment: &Deployment<'_>,
+        targets: &[Target],
+        outcome: Outcome,
+    ) -> Result<(), Failure> {
         let regions = targets.iter().map(|t| {
             let state = RegionState {
                 stack_id: t.stack.clone().unwrap_or_default(),
@@ -52,7 +65,13 @@ impl Run {
             started: deployment.started,
             ended: (outcome != Outcome::Running).then(Timestamp::now),
         };
-        state.save(&deployment.request.out).map_err(|e| Failure::because(Exit::Failure, format!("the state file {} can't be written", state::FILE), e))
+        state.save(&deployment.request.out).map_err(|e| {
+            Failure::because(
+                Exit::Failure,
+                format!("the state file {} can't be written", state::FILE),
+                e,
+            )
+        })
     }
 
     /// Runs the post hooks that the outcome admits, writes state and report, and says how it went.
@@ -66,10 +85,19 @@ impl Run {
             DecisionKind::HotSwap => Moment::PostHotswap,
             DecisionKind::Provision => Moment::PostProvision,
         };
-        let admitted = if result.is_ok() { HookOutcome::Pass } else { HookOutcome::Fail };
+        let admitted = if result.is_ok() {
+            HookOutcome::Pass
+        } else {
+            HookOutcome::Fail
+        };
         // A failing post hook turns success into failure, and adds itself to a failure there is (D-HOOK-14).
-        let result = match (result, deployment.hook(moment, targets, Some(admitted)).await) {
-            (Ok(()), hook) => hook.map_err(|f| f.hint("the deployment itself is complete: every host serves the new payload")),
+        let result = match (
+            result,
+            deployment.hook(moment, targets, Some(admitted)).await,
+        ) {
+            (Ok(()), hook) => hook.map_err(|f| {
+                f.hint("the deployment itself is complete: every host serves the new payload")
+            }),
             (Err(failure), Ok(())) => Err(failure),
             (Err(failure), Err(hook)) => Err(failure.detail(hook.message)),
         };
@@ -81,7 +109,13 @@ impl Run {
         self.save_outcome(deployment, targets, outcome)?;
         let report = self.report(deployment, targets, outcome);
         let path = deployment.request.out.join(REPORT);
-        report.save(&path).map_err(|e| Failure::because(Exit::Failure, format!("the report {} can't be written", path.display()), e))?;
+        report.save(&path).map_err(|e| {
+            Failure::because(
+                Exit::Failure,
+                format!("the report {} can't be written", path.display()),
+                e,
+            )
+        })?;
         match result {
             Ok(()) => Ok(report),
             Err(failure) => {
@@ -94,8 +128,16 @@ impl Run {
     fn report(&self, deployment: &Deployment<'_>, targets: &[Target], outcome: Outcome) -> Report {
         let ended = Timestamp::now();
         let regions: Vec<_> = targets.iter().map(region_report).collect();
-        let from: BTreeSet<&Digest> = regions.iter().flat_map(|r| &r.hosts).filter_map(|h| h.from.as_ref()).collect();
-        let from = if from.len() == 1 { from.into_iter().next().cloned() } else { None };
+        let from: BTreeSet<&Digest> = regions
+            .iter()
+            .flat_map(|r| &r.hosts)
+            .filter_map(|h| h.from.as_ref())
+            .collect();
+        let from = if from.len() == 1 {
+            from.into_iter().next().cloned()
+        } else {
+            None
+        };
         Report {
             v: report::FORMAT,
             service: deployment.config.service_name.clone(),
@@ -143,7 +185,13 @@ fn host_report(host: &HostState) -> HostReport {
         to: signal.map(|s| s.to.clone()),
         serving: signal.and_then(|s| s.serving.clone()),
         step: host.step,
-        seconds: signal.map(|s| s.ms.iter().map(|(step, ms)| (*step, *ms as f64 / 1000.0)).collect()).unwrap_or_default(),
+        seconds: signal
+            .map(|s| {
+                s.ms.iter()
+                    .map(|(step, ms)| (*step, *ms as f64 / 1000.0))
+                    .collect()
+            })
+            .unwrap_or_default(),
         bytes: signal.map_or(0, |s| s.bytes),
         drain: signal.map(|s| s.drain).unwrap_or_default(),
         warnings: signal.map(|s| s.warnings.clone()).unwrap_or_default(),

@@ -14,7 +14,13 @@ fn runtime() -> &'static Runtime {
 
 impl Cloud {
     fn sdk(&self) -> SdkConfig {
-        let credentials = Credentials::new(self.var("AWS_ACCESS_KEY_ID"), self.var("AWS_SECRET_ACCESS_KEY"), None, None, "e2e");
+        let credentials = Credentials::new(
+            self.var("AWS_ACCESS_KEY_ID"),
+            self.var("AWS_SECRET_ACCESS_KEY"),
+            None,
+            None,
+            "e2e",
+        );
         runtime().block_on(
             aws_config::defaults(BehaviorVersion::latest())
                 .region(Region::new("us-east-1"))
@@ -25,7 +31,11 @@ impl Cloud {
     }
 
     fn s3(&self) -> aws_sdk_s3::Client {
-        aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&self.sdk()).force_path_style(true).build())
+        aws_sdk_s3::Client::from_conf(
+            aws_sdk_s3::config::Builder::from(&self.sdk())
+                .force_path_style(true)
+                .build(),
+        )
     }
 
     fn cloudformation(&self) -> aws_sdk_cloudformation::Client {
@@ -44,7 +54,10 @@ impl Cloud {
             let mut all = BTreeMap::new();
             while let Some(page) = pages.next().await {
                 for object in page.expect("the bucket lists").contents() {
-                    all.insert(object.key().unwrap_or_default().to_owned(), object.e_tag().unwrap_or_default().to_owned());
+                    all.insert(
+                        object.key().unwrap_or_default().to_owned(),
+                        object.e_tag().unwrap_or_default().to_owned(),
+                    );
                 }
             }
             all
@@ -52,24 +65,48 @@ impl Cloud {
     }
 
     pub fn overwrite(&self, key: &str, bytes: &'static [u8]) {
-        let put = self.s3().put_object().bucket(self.var("PORTER_LOCAL_BUCKET")).key(key).body(ByteStream::from_static(bytes));
-        runtime().block_on(put.send()).expect("the object is overwritten");
+        let put = self
+            .s3()
+            .put_object()
+            .bucket(self.var("PORTER_LOCAL_BUCKET"))
+            .key(key)
+            .body(ByteStream::from_static(bytes));
+        runtime()
+            .block_on(put.send())
+            .expect("the object is overwritten");
     }
 
     /// Status, last update and parameters of a stack, for comparison.
     pub fn describe_stack(&self, id: &str) -> String {
-        let answer = runtime().block_on(self.cloudformation().describe_stacks().stack_name(id).send()).expect("the stack exists");
+        let answer = runtime()
+            .block_on(
+                self.cloudformation()
+                    .describe_stacks()
+                    .stack_name(id)
+                    .send(),
+            )
+            .expect("the stack exists");
         let stack = answer.stacks().first().expect("one stack");
-        format!("{:?} {:?} {:?}", stack.stack_status(), stack.last_updated_time(), stack.parameters())
+        format!(
+            "{:?} {:?} {:?}",
+            stack.stack_status(),
+            stack.last_updated_time(),
+            stack.parameters()
+        )
     }
 
     /// Ids of the stacks that are not deleted.
     pub fn stacks(&self) -> Vec<String> {
-        let answer = runtime().block_on(self.cloudformation().describe_stacks().send()).expect("stacks list");
+        let answer = runtime()
+            .block_on(self.cloudformation().describe_stacks().send())
+            .expect("stacks list");
         let mut ids: Vec<_> = answer
             .stacks()
             .iter()
-            .filter(|s| s.stack_status().is_none_or(|s| s.as_str() != "DELETE_COMPLETE"))
+            .filter(|s| {
+                s.stack_status()
+                    .is_none_or(|s| s.as_str() != "DELETE_COMPLETE")
+            })
             .filter_map(|s| s.stack_id().map(str::to_owned))
             .collect();
         ids.sort();
@@ -77,38 +114,75 @@ impl Cloud {
     }
 
     pub fn delete_stack(&self, id: &str) {
-        runtime().block_on(self.cloudformation().delete_stack().stack_name(id).send()).expect("the stack is deleted");
+        runtime()
+            .block_on(self.cloudformation().delete_stack().stack_name(id).send())
+            .expect("the stack is deleted");
     }
 
     /// Name of a stack's Auto Scaling group.
     pub fn group(&self, stack: &str) -> String {
-        let answer = runtime().block_on(self.cloudformation().describe_stack_resources().stack_name(stack).send()).expect("the stack has resources");
-        let group = answer.stack_resources().iter().find(|r| r.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup"));
-        group.and_then(|g| g.physical_resource_id()).expect("the stack has a group").to_owned()
+        let answer = runtime()
+            .block_on(
+                self.cloudformation()
+                    .describe_stack_resources()
+                    .stack_name(stack)
+                    .send(),
+            )
+            .expect("the stack has resources");
+        let group = answer
+            .stack_resources()
+            .iter()
+            .find(|r| r.resource_type() == Some("AWS::AutoScaling::AutoScalingGroup"));
+        group
+            .and_then(|g| g.physical_resource_id())
+            .expect("the stack has a group")
+            .to_owned()
     }
 
     /// What an alarm's scaling policy does.
     pub fn set_desired(&self, stack: &str, desired: i32) {
-        let call = self.autoscaling().set_desired_capacity().auto_scaling_group_name(self.group(stack)).desired_capacity(desired);
+        let call = self
+            .autoscaling()
+            .set_desired_capacity()
+            .auto_scaling_group_name(self.group(stack))
+            .desired_capacity(desired);
         runtime().block_on(call.send()).expect("the group scales");
     }
 
     pub fn desired(&self, stack: &str) -> i32 {
-        let call = self.autoscaling().describe_auto_scaling_groups().auto_scaling_group_names(self.group(stack));
-        let answer = runtime().block_on(call.send()).expect("the group is described");
-        answer.auto_scaling_groups().first().and_then(|g| g.desired_capacity()).expect("a desired capacity")
+        let call = self
+            .autoscaling()
+            .describe_auto_scaling_groups()
+            .auto_scaling_group_names(self.group(stack));
+        let answer = runtime()
+            .block_on(call.send())
+            .expect("the group is described");
+        answer
+            .auto_scaling_groups()
+            .first()
+            .and_then(|g| g.desired_capacity())
+            .expect("a desired capacity")
     }
 
     /// What a failed status check does.
     pub fn terminate(&self, instance: &str) {
-        let call = self.autoscaling().terminate_instance_in_auto_scaling_group().instance_id(instance).should_decrement_desired_capacity(false);
-        runtime().block_on(call.send()).expect("the instance is terminated");
+        let call = self
+            .autoscaling()
+            .terminate_instance_in_auto_scaling_group()
+            .instance_id(instance)
+            .should_decrement_desired_capacity(false);
+        runtime()
+            .block_on(call.send())
+            .expect("the instance is terminated");
     }
 
     /// Removes the tag that names the promoted stack.
     pub fn forget_promotion(&self) {
         let elb = aws_sdk_elasticloadbalancingv2::Client::new(&self.sdk());
-        let call = elb.remove_tags().resource_arns(self.var("PORTER_LOCAL_TARGET_GROUP_ARN")).tag_keys(tag::PROMOTED_STACK);
+        let call = elb
+            .remove_tags()
+            .resource_arns(self.var("PORTER_LOCAL_TARGET_GROUP_ARN"))
+            .tag_keys(tag::PROMOTED_STACK);
         runtime().block_on(call.send()).expect("the tag is removed");
     }
 }

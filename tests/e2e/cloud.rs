@@ -20,12 +20,16 @@ pub struct Said {
 impl Said {
     /// stdout as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON: {e}\n{}\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("not JSON: {e}\n{}\n{}", self.stdout, self.stderr))
     }
 
     /// Everything it said, for a failing assertion.
     pub fn all(&self) -> String {
-        format!("exit status {}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
+        format!(
+            "exit status {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.status, self.stdout, self.stderr
+        )
     }
 }
 
@@ -37,11 +41,31 @@ pub struct Cloud {
 impl Cloud {
     /// Starts it, after cleaning up what a killed run may have left.
     pub fn up(name: &str, hosts: u32) -> Self {
-        let bare = Self { name: name.to_owned(), env: BTreeMap::new() };
+        let bare = Self {
+            name: name.to_owned(),
+            env: BTreeMap::new(),
+        };
         bare.down();
-        let said = bare.porter(Path::new("/"), &["local", "up", "--hosts", &hosts.to_string(), "--poll", "1s", "--output", "json"]);
+        let said = bare.porter(
+            Path::new("/"),
+            &[
+                "local",
+                "up",
+                "--hosts",
+                &hosts.to_string(),
+                "--poll",
+                "1s",
+                "--output",
+                "json",
+            ],
+        );
         assert_eq!(said.status, 0, "porter local up: {}", said.all());
-        let env = said.json()["env"].as_object().expect("env").iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect();
+        let env = said.json()["env"]
+            .as_object()
+            .expect("env")
+            .iter()
+            .map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned()))
+            .collect();
         Self { env, ..bare }
     }
 
@@ -52,7 +76,9 @@ impl Cloud {
 
     /// A variable that `local up` exports.
     pub fn var(&self, name: &str) -> &str {
-        self.env.get(name).unwrap_or_else(|| panic!("`porter local up` exports no {name}: {:?}", self.env.keys()))
+        self.env
+            .get(name)
+            .unwrap_or_else(|| panic!("`porter local up` exports no {name}: {:?}", self.env.keys()))
     }
 
     /// The running hosts, as `porter local status` lists them.
@@ -64,7 +90,11 @@ impl Cloud {
 
     fn command(&self, folder: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_porter"));
-        command.args(args).current_dir(folder).envs(&self.env).env("PORTER_LOCAL_NAME", &self.name);
+        command
+            .args(args)
+            .current_dir(folder)
+            .envs(&self.env)
+            .env("PORTER_LOCAL_NAME", &self.name);
         command
     }
 
@@ -80,7 +110,12 @@ impl Cloud {
 
     /// Starts `porter` and lets the caller watch its progress.
     pub fn porter_watched(&self, folder: &Path, args: &[&str]) -> Watched {
-        let mut child = self.command(folder, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("porter starts");
+        let mut child = self
+            .command(folder, args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("porter starts");
         let (send, lines) = channel();
         let stderr = child.stderr.take().expect("piped");
         std::thread::spawn(move || {
@@ -90,7 +125,11 @@ impl Cloud {
                 }
             }
         });
-        Watched { child, lines, seen: vec![] }
+        Watched {
+            child,
+            lines,
+            seen: vec![],
+        }
     }
 }
 
@@ -117,14 +156,21 @@ impl Watched {
                 }
                 Err(_) => {
                     drop(self.child.kill());
-                    panic!("no line with `{text}` within {limit:?}; said so far:\n{}", self.said());
+                    panic!(
+                        "no line with `{text}` within {limit:?}; said so far:\n{}",
+                        self.said()
+                    );
                 }
             }
         }
     }
 
     fn said(&self) -> String {
-        self.seen.iter().map(|(_, l)| l.as_str()).collect::<Vec<_>>().join("\n")
+        self.seen
+            .iter()
+            .map(|(_, l)| l.as_str())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Sends SIGINT, as Ctrl-C does.
@@ -141,7 +187,10 @@ impl Watched {
                 Some(status) => break status,
                 None if Instant::now() >= end => {
                     drop(self.child.kill());
-                    panic!("porter did not end within {limit:?}; said so far:\n{}", self.said());
+                    panic!(
+                        "porter did not end within {limit:?}; said so far:\n{}",
+                        self.said()
+                    );
                 }
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -151,6 +200,10 @@ impl Watched {
             std::io::Read::read_to_string(&mut pipe, &mut stdout).expect("stdout");
         }
         self.seen.extend(self.lines.iter());
-        Said { status: status.code().unwrap_or(-1), stdout, stderr: self.said() }
+        Said {
+            status: status.code().unwrap_or(-1),
+            stdout,
+            stderr: self.said(),
+        }
     }
 }

@@ -16,20 +16,59 @@ type Promise = fn(&Cloud) -> Result<(), String>;
 
 /// In this order.
 pub const ALL: &[(&str, Promise)] = &[
-    ("d_hot_19_a_hot_swap_brings_the_new_version_to_every_host_without_a_failed_request", swap_under_load),
-    ("d_hot_65_a_second_run_with_the_same_payload_converges_and_restarts_nothing", converges),
-    ("d_hot_60_a_plan_tells_everything_and_changes_nothing", plan_changes_nothing),
-    ("d_hot_42_a_host_that_never_gets_healthy_is_named_at_once_and_goes_on_serving_the_old_version", unhealthy_host),
-    ("d_pay_8_a_blob_changed_in_the_bucket_is_refused_and_the_old_version_serves", tampered_blob),
+    (
+        "d_hot_19_a_hot_swap_brings_the_new_version_to_every_host_without_a_failed_request",
+        swap_under_load,
+    ),
+    (
+        "d_hot_65_a_second_run_with_the_same_payload_converges_and_restarts_nothing",
+        converges,
+    ),
+    (
+        "d_hot_60_a_plan_tells_everything_and_changes_nothing",
+        plan_changes_nothing,
+    ),
+    (
+        "d_hot_42_a_host_that_never_gets_healthy_is_named_at_once_and_goes_on_serving_the_old_version",
+        unhealthy_host,
+    ),
+    (
+        "d_pay_8_a_blob_changed_in_the_bucket_is_refused_and_the_old_version_serves",
+        tampered_blob,
+    ),
     ("d_hot_14_scaling_before_a_swap_is_preserved", scaled_before),
-    ("d_hot_13_a_size_outside_of_min_and_max_changes_nothing", outside_of_bounds),
-    ("d_hot_35_an_instance_terminated_during_the_swap_leaves_the_roster", terminated_during),
-    ("d_hot_35_an_instance_that_joins_during_the_swap_ends_on_the_new_version", joined_during),
-    ("d_hot_25_a_failing_pre_hotswap_hook_changes_nothing_and_exits_7", failing_pre_hook),
-    ("d_hook_14_a_failing_post_hotswap_hook_exits_7_after_the_swap", failing_post_hook),
-    ("d_cli_5_an_interrupt_in_every_phase_leaves_a_serving_version_and_a_true_report", interrupted),
-    ("d_hot_6_without_a_promoted_stack_new_hosts_are_built", nothing_promoted),
-    ("d_prov_8_a_stack_that_can_not_be_built_is_deleted_again", broken_provision),
+    (
+        "d_hot_13_a_size_outside_of_min_and_max_changes_nothing",
+        outside_of_bounds,
+    ),
+    (
+        "d_hot_35_an_instance_terminated_during_the_swap_leaves_the_roster",
+        terminated_during,
+    ),
+    (
+        "d_hot_35_an_instance_that_joins_during_the_swap_ends_on_the_new_version",
+        joined_during,
+    ),
+    (
+        "d_hot_25_a_failing_pre_hotswap_hook_changes_nothing_and_exits_7",
+        failing_pre_hook,
+    ),
+    (
+        "d_hook_14_a_failing_post_hotswap_hook_exits_7_after_the_swap",
+        failing_post_hook,
+    ),
+    (
+        "d_cli_5_an_interrupt_in_every_phase_leaves_a_serving_version_and_a_true_report",
+        interrupted,
+    ),
+    (
+        "d_hot_6_without_a_promoted_stack_new_hosts_are_built",
+        nothing_promoted,
+    ),
+    (
+        "d_prov_8_a_stack_that_can_not_be_built_is_deleted_again",
+        broken_provision,
+    ),
 ];
 
 /// Every host answers `version`, through its own proxy.
@@ -38,14 +77,23 @@ fn all_serve(cloud: &Cloud, service: &Service, version: &str) {
     assert!(!hosts.is_empty(), "the service has no hosts");
     for host in hosts {
         let url = url(&host);
-        assert_eq!(load::get(&url), Ok((200, version.to_owned())), "{url} of {}", host["instance"]);
+        assert_eq!(
+            load::get(&url),
+            Ok((200, version.to_owned())),
+            "{url} of {}",
+            host["instance"]
+        );
     }
 }
 
 /// The running hosts of the service's stack.
 fn hosts_of(cloud: &Cloud, service: &Service) -> Vec<Value> {
     let group = cloud.group(&service.stack());
-    cloud.hosts().into_iter().filter(|h| h["group"] == group.as_str() && h["state"] == "running").collect()
+    cloud
+        .hosts()
+        .into_iter()
+        .filter(|h| h["group"] == group.as_str() && h["state"] == "running")
+        .collect()
 }
 
 fn url(host: &Value) -> String {
@@ -59,12 +107,22 @@ fn text(value: &Value) -> String {
 /// Ids of all containers that run for an instance, in any version.
 fn containers(instance: &str) -> BTreeSet<String> {
     let label = format!("label=porter.instance={instance}");
-    docker(&["ps", "-q", "--no-trunc", "--filter", &label]).lines().map(str::to_owned).collect()
+    docker(&["ps", "-q", "--no-trunc", "--filter", &label])
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn docker(args: &[&str]) -> String {
-    let done = Command::new("docker").args(args).output().expect("docker runs");
-    assert!(done.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    let done = Command::new("docker")
+        .args(args)
+        .output()
+        .expect("docker runs");
+    assert!(
+        done.status.success(),
+        "docker {args:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
@@ -90,9 +148,17 @@ fn provisioned(cloud: &Cloud, name: &str) -> Service {
 fn done(cloud: &Cloud, service: &Service) -> Result<(), String> {
     let group = cloud.group(&service.stack());
     cloud.delete_stack(&service.stack());
-    eventually("the stack's hosts are gone", Duration::from_secs(60), || {
-        cloud.hosts().iter().all(|h| h["group"] != group.as_str()).then_some(())
-    });
+    eventually(
+        "the stack's hosts are gone",
+        Duration::from_secs(60),
+        || {
+            cloud
+                .hosts()
+                .iter()
+                .all(|h| h["group"] != group.as_str())
+                .then_some(())
+        },
+    );
     Ok(())
 }
 
@@ -104,25 +170,55 @@ fn swap_under_load(cloud: &Cloud) -> Result<(), String> {
     service.packed(cloud, "v2");
 
     let load = Load::on(&hosts.iter().map(url).collect::<Vec<_>>());
-    let said = service.succeed(cloud, &["build", "provision", "-e", "stage", "--hotswap-only", "--output", "json"]);
+    let said = service.succeed(
+        cloud,
+        &[
+            "build",
+            "provision",
+            "-e",
+            "stage",
+            "--hotswap-only",
+            "--output",
+            "json",
+        ],
+    );
     let seen = load.end();
 
     all_serve(cloud, &service, "v2");
     assert_eq!(seen.failures, Vec::<String>::new());
-    assert!(seen.answers.contains_key("v1") && seen.answers.contains_key("v2"), "{:?}", seen.answers);
+    assert!(
+        seen.answers.contains_key("v1") && seen.answers.contains_key("v2"),
+        "{:?}",
+        seen.answers
+    );
     // D-HOT-58: the report says what happened on every host, and it is what stdout says too.
     let report = service.report();
     assert_eq!(said.json(), report);
-    assert_eq!((&report["decision"], &report["outcome"]), (&"hot_swap".into(), &"success".into()));
+    assert_eq!(
+        (&report["decision"], &report["outcome"]),
+        (&"hot_swap".into(), &"success".into())
+    );
     let reported = report["regions"][0]["hosts"].as_array().expect("hosts");
     assert_eq!(reported.len(), 3);
     for host in reported {
         assert_eq!(host["serving"], report["to"], "{host}");
-        assert!(host["seconds"].as_object().expect("steps").contains_key("cut_over"), "{host}");
+        assert!(
+            host["seconds"]
+                .as_object()
+                .expect("steps")
+                .contains_key("cut_over"),
+            "{host}"
+        );
     }
     // D-PAY-6: the server's layer was there already; only the layer with the version travels.
-    let server = std::fs::metadata(service.path().join("server")).expect("the server").len();
-    assert!(report["bytes"]["downloaded"].as_u64().expect("bytes") < server / 4, "{}", report["bytes"]);
+    let server = std::fs::metadata(service.path().join("server"))
+        .expect("the server")
+        .len();
+    assert!(
+        report["bytes"]["downloaded"].as_u64().expect("bytes") < server / 4,
+        "{}",
+        report["bytes"]
+    );
     // D-HOST-6 to D-HOST-8: one container a host is left.
     for host in &hosts {
         assert_eq!(containers(&text(&host["instance"])).len(), 1);
@@ -132,14 +228,26 @@ fn swap_under_load(cloud: &Cloud) -> Result<(), String> {
 
 fn converges(cloud: &Cloud) -> Result<(), String> {
     let service = provisioned(cloud, "again");
-    let before: Vec<_> = hosts_of(cloud, &service).iter().map(|h| containers(&text(&h["instance"]))).collect();
-    service.succeed(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    let before: Vec<_> = hosts_of(cloud, &service)
+        .iter()
+        .map(|h| containers(&text(&h["instance"])))
+        .collect();
+    service.succeed(
+        cloud,
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     // D-HOT-65, D-HOT-22
     let report = service.report();
     assert_eq!(report["outcome"], "success");
-    assert_eq!(report["bytes"]["uploaded"], 0, "an unchanged layer is never uploaded again");
+    assert_eq!(
+        report["bytes"]["uploaded"], 0,
+        "an unchanged layer is never uploaded again"
+    );
     assert_eq!(report["bytes"]["downloaded"], 0);
-    let after: Vec<_> = hosts_of(cloud, &service).iter().map(|h| containers(&text(&h["instance"]))).collect();
+    let after: Vec<_> = hosts_of(cloud, &service)
+        .iter()
+        .map(|h| containers(&text(&h["instance"])))
+        .collect();
     assert_eq!(before, after);
     done(cloud, &service)
 }
@@ -149,13 +257,23 @@ fn plan_changes_nothing(cloud: &Cloud) -> Result<(), String> {
     let stack = cloud.describe_stack(&service.stack());
     let objects = cloud.objects();
     service.packed(cloud, "v2");
-    let plan = service.succeed(cloud, &["hotswap", "plan", "-e", "stage", "--output", "json"]).json();
+    let plan = service
+        .succeed(
+            cloud,
+            &["hotswap", "plan", "-e", "stage", "--output", "json"],
+        )
+        .json();
     // D-HOT-60
     assert_eq!(plan["decision"]["decision"], "hot_swap", "{plan}");
     let region = &plan["regions"][0];
     assert_eq!(region["sizes"]["promoted"]["desired"], 3, "{plan}");
-    assert!(region["bytes_to_upload"].as_u64().is_some_and(|n| n > 0), "{plan}");
-    let told = service.succeed(cloud, &["hotswap", "plan", "-e", "stage"]).stdout;
+    assert!(
+        region["bytes_to_upload"].as_u64().is_some_and(|n| n > 0),
+        "{plan}"
+    );
+    let told = service
+        .succeed(cloud, &["hotswap", "plan", "-e", "stage"])
+        .stdout;
     assert!(told.contains("of 7 d used"), "{told}");
     assert_eq!(cloud.describe_stack(&service.stack()), stack);
     assert_eq!(cloud.objects(), objects);
@@ -165,7 +283,8 @@ fn plan_changes_nothing(cloud: &Cloud) -> Result<(), String> {
 
 fn unhealthy_host(cloud: &Cloud) -> Result<(), String> {
     let mut service = Service::new("sick");
-    service.hot_swap = "      prepare_timeout: 12s\n      drain_timeout: 3s\n      deadline: 2m\n".into();
+    service.hot_swap =
+        "      prepare_timeout: 12s\n      drain_timeout: 3s\n      deadline: 2m\n".into();
     service.commit();
     service.provisioned(cloud);
     let hosts = hosts_of(cloud, &service);
@@ -175,7 +294,9 @@ fn unhealthy_host(cloud: &Cloud) -> Result<(), String> {
 
     let mut swap = cloud.porter_watched(service.path(), &["build", "provision", "-e", "stage"]);
     swap.until("[6/7]", Duration::from_secs(60));
-    let new = eventually("the new container starts", Duration::from_secs(60), || containers(&sick).difference(&old).next().cloned());
+    let new = eventually("the new container starts", Duration::from_secs(60), || {
+        containers(&sick).difference(&old).next().cloned()
+    });
     // A paused process accepts no request: its health check can't pass.
     docker(&["pause", &new]);
     let gave_up = swap.until("health_timeout", Duration::from_secs(60));
@@ -185,22 +306,43 @@ fn unhealthy_host(cloud: &Cloud) -> Result<(), String> {
     assert!(gave_up.elapsed() < Duration::from_secs(30));
     assert_eq!(said.status, 5, "{}", said.all());
     for expected in [sick.as_str(), "health", "service v2 is up"] {
-        assert!(said.stderr.contains(expected), "`{expected}` is missing:\n{}", said.all());
+        assert!(
+            said.stderr.contains(expected),
+            "`{expected}` is missing:\n{}",
+            said.all()
+        );
     }
     let report = service.report();
-    let states: Vec<_> = report["regions"][0]["hosts"].as_array().expect("hosts").iter().map(|h| (text(&h["instance"]), text(&h["outcome"]))).collect();
+    let states: Vec<_> = report["regions"][0]["hosts"]
+        .as_array()
+        .expect("hosts")
+        .iter()
+        .map(|h| (text(&h["instance"]), text(&h["outcome"])))
+        .collect();
     assert_eq!(states.len(), 3, "{report}");
-    assert!(states.contains(&(sick.clone(), "failed".into())), "{states:?}");
+    assert!(
+        states.contains(&(sick.clone(), "failed".into())),
+        "{states:?}"
+    );
     // D-HOST-24: there the old version serves untouched, and nothing of the new one is left.
     assert_eq!(load::get(&url(&hosts[1])), Ok((200, "v1".into())));
-    eventually("the failed container is gone", Duration::from_secs(20), || (containers(&sick) == old).then_some(()));
+    eventually(
+        "the failed container is gone",
+        Duration::from_secs(20),
+        || (containers(&sick) == old).then_some(()),
+    );
     // D-HOT-40: the others went on.
     for host in [&hosts[0], &hosts[2]] {
-        eventually("the others serve v2", Duration::from_secs(30), || (load::get(&url(host)) == Ok((200, "v2".into()))).then_some(()));
+        eventually("the others serve v2", Duration::from_secs(30), || {
+            (load::get(&url(host)) == Ok((200, "v2".into()))).then_some(())
+        });
     }
     // D-HOT-65: once the cause is gone the same command finishes the work, and finished hosts are left alone.
     let finished = containers(&text(&hosts[0]["instance"]));
-    service.succeed(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    service.succeed(
+        cloud,
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     all_serve(cloud, &service, "v2");
     assert_eq!(containers(&text(&hosts[0]["instance"])), finished);
     done(cloud, &service)
@@ -213,7 +355,11 @@ fn tampered_blob(cloud: &Cloud) -> Result<(), String> {
     // The upload is a deployment's second step; the hook of the third one is where we get between.
     let mut swap = cloud.porter_watched(service.path(), &["build", "provision", "-e", "stage"]);
     swap.until("[3/7]", Duration::from_secs(60));
-    for key in cloud.objects().into_keys().filter(|k| !before.contains(k) && k.contains("/blobs/")) {
+    for key in cloud
+        .objects()
+        .into_keys()
+        .filter(|k| !before.contains(k) && k.contains("/blobs/"))
+    {
         cloud.overwrite(&key, b"not what the digest says");
     }
     let said = swap.end(Duration::from_secs(120));
@@ -227,14 +373,20 @@ fn tampered_blob(cloud: &Cloud) -> Result<(), String> {
 fn scaled_before(cloud: &Cloud) -> Result<(), String> {
     let service = Service::new("scaled");
     service.commit();
-    std::fs::write(service.path().join("stack.json"), bounds(1, 3, 3)).map_err(|e| e.to_string())?;
+    std::fs::write(service.path().join("stack.json"), bounds(1, 3, 3))
+        .map_err(|e| e.to_string())?;
     let service = service.with_region("    stack_definition_path: stack.json\n");
     service.commit();
     service.provisioned(cloud);
     cloud.set_desired(&service.stack(), 2);
-    eventually("two hosts are left", Duration::from_secs(60), || (hosts_of(cloud, &service).len() == 2).then_some(()));
+    eventually("two hosts are left", Duration::from_secs(60), || {
+        (hosts_of(cloud, &service).len() == 2).then_some(())
+    });
     service.packed(cloud, "v2");
-    service.succeed(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    service.succeed(
+        cloud,
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     // D-HOT-14: DesiredP, not DesiredT.
     assert_eq!(cloud.desired(&service.stack()), 2);
     assert_eq!(hosts_of(cloud, &service).len(), 2);
@@ -252,15 +404,25 @@ fn bounds(min: u32, max: u32, desired: u32) -> String {
 
 fn outside_of_bounds(cloud: &Cloud) -> Result<(), String> {
     let service = provisioned(cloud, "bounds");
-    std::fs::write(service.path().join("stack.json"), bounds(1, 2, 2)).map_err(|e| e.to_string())?;
+    std::fs::write(service.path().join("stack.json"), bounds(1, 2, 2))
+        .map_err(|e| e.to_string())?;
     let service = service.with_region("    stack_definition_path: stack.json\n");
     service.packed(cloud, "v2");
     let objects = cloud.objects();
     let said = service.run(cloud, &["build", "provision", "-e", "stage"]);
     // D-HOT-13, D-HOT-17: three numbers, both remedies, before anything is uploaded.
     assert_eq!(said.status, 1, "{}", said.all());
-    for expected in ["DesiredCapacity 3", "MinSize 1", "MaxSize 2", "--no-hotswap"] {
-        assert!(said.stderr.contains(expected), "`{expected}` is missing:\n{}", said.all());
+    for expected in [
+        "DesiredCapacity 3",
+        "MinSize 1",
+        "MaxSize 2",
+        "--no-hotswap",
+    ] {
+        assert!(
+            said.stderr.contains(expected),
+            "`{expected}` is missing:\n{}",
+            said.all()
+        );
     }
     assert_eq!(cloud.objects(), objects);
     let end = Instant::now() + Duration::from_secs(1);
@@ -275,7 +437,10 @@ fn terminated_during(cloud: &Cloud) -> Result<(), String> {
     let victim = text(&hosts_of(cloud, &service)[0]["instance"]);
     let old = containers(&victim);
     service.packed(cloud, "v2");
-    let mut swap = cloud.porter_watched(service.path(), &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    let mut swap = cloud.porter_watched(
+        service.path(),
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     swap.until("[6/7]", Duration::from_secs(60));
     // Paused, it can't have reported success before it goes.
     for id in &old {
@@ -286,7 +451,11 @@ fn terminated_during(cloud: &Cloud) -> Result<(), String> {
     // D-HOT-35, D-HOT-36
     assert_eq!(said.status, 0, "{}", said.all());
     let report = service.report();
-    let mut left = report["regions"][0]["hosts"].as_array().expect("hosts").iter().filter(|h| h["instance"] == victim.as_str());
+    let mut left = report["regions"][0]["hosts"]
+        .as_array()
+        .expect("hosts")
+        .iter()
+        .filter(|h| h["instance"] == victim.as_str());
     assert!(left.all(|h| h["outcome"] == "left"), "{report}");
     all_serve(cloud, &service, "v2");
     done(cloud, &service)
@@ -295,20 +464,29 @@ fn terminated_during(cloud: &Cloud) -> Result<(), String> {
 fn joined_during(cloud: &Cloud) -> Result<(), String> {
     let service = Service::new("joined");
     service.commit();
-    std::fs::write(service.path().join("stack.json"), bounds(1, 4, 2)).map_err(|e| e.to_string())?;
+    std::fs::write(service.path().join("stack.json"), bounds(1, 4, 2))
+        .map_err(|e| e.to_string())?;
     let service = service.with_region("    stack_definition_path: stack.json\n");
     service.commit();
     service.provisioned(cloud);
     service.packed(cloud, "v2");
-    let mut swap = cloud.porter_watched(service.path(), &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    let mut swap = cloud.porter_watched(
+        service.path(),
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     swap.until("[6/7]", Duration::from_secs(60));
     cloud.set_desired(&service.stack(), 3);
     let said = swap.end(Duration::from_secs(150));
     assert_eq!(said.status, 0, "{}", said.all());
-    eventually("the new host serves", Duration::from_secs(60), || (hosts_of(cloud, &service).len() == 3).then_some(()));
+    eventually("the new host serves", Duration::from_secs(60), || {
+        (hosts_of(cloud, &service).len() == 3).then_some(())
+    });
     // D-HOT-35, D-HOT-51: whenever it joined, it ends on the new version.
     eventually("all three serve v2", Duration::from_secs(60), || {
-        hosts_of(cloud, &service).iter().all(|h| load::get(&url(h)) == Ok((200, "v2".into()))).then_some(())
+        hosts_of(cloud, &service)
+            .iter()
+            .all(|h| load::get(&url(h)) == Ok((200, "v2".into())))
+            .then_some(())
     });
     done(cloud, &service)
 }
@@ -316,25 +494,49 @@ fn joined_during(cloud: &Cloud) -> Result<(), String> {
 fn failing_pre_hook(cloud: &Cloud) -> Result<(), String> {
     let mut service = Service::new("prehook");
     service.hooks = "hooks:\n  pre_hotswap:\n  - executable: refuse\n  post_hotswap:\n  - {executable: note, run_condition: fail}\n".into();
-    service.hook("refuse", "echo the quality gate says no; env | sort > seen-by-refuse; exit 3");
+    service.hook(
+        "refuse",
+        "echo the quality gate says no; env | sort > seen-by-refuse; exit 3",
+    );
     service.hook("note", "echo $PORTER_SWAP_OUTCOME > seen-by-note");
     service.commit();
     service.provisioned(cloud);
     let stack = cloud.describe_stack(&service.stack());
     service.packed(cloud, "v2");
-    let said = service.run(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    let said = service.run(
+        cloud,
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     // D-HOT-25, D-CLI-3
     assert_eq!(said.status, 7, "{}", said.all());
-    assert!(said.stderr.contains("the quality gate says no"), "{}", said.all());
+    assert!(
+        said.stderr.contains("the quality gate says no"),
+        "{}",
+        said.all()
+    );
     assert_eq!(cloud.describe_stack(&service.stack()), stack);
     all_serve(cloud, &service, "v1");
     // D-HOOK-7, D-HOOK-8: the documented environment.
     let env = std::fs::read_to_string(service.path().join("seen-by-refuse")).expect("the hook ran");
-    for name in ["AWS_REGION=us-east-1", "PORTER_ENVIRONMENT=stage", "PORTER_SWAP_ID=", "PORTER_NEW_PAYLOAD_DIGEST=sha256:", "AWS_CLOUDFORMATION_STACKID=arn:"] {
-        assert!(env.lines().any(|l| l.starts_with(name)), "{name} is missing:\n{env}");
+    for name in [
+        "AWS_REGION=us-east-1",
+        "PORTER_ENVIRONMENT=stage",
+        "PORTER_SWAP_ID=",
+        "PORTER_NEW_PAYLOAD_DIGEST=sha256:",
+        "AWS_CLOUDFORMATION_STACKID=arn:",
+    ] {
+        assert!(
+            env.lines().any(|l| l.starts_with(name)),
+            "{name} is missing:\n{env}"
+        );
     }
     // D-HOOK-13
-    assert_eq!(std::fs::read_to_string(service.path().join("seen-by-note")).expect("the post hook ran").trim(), "fail");
+    assert_eq!(
+        std::fs::read_to_string(service.path().join("seen-by-note"))
+            .expect("the post hook ran")
+            .trim(),
+        "fail"
+    );
     done(cloud, &service)
 }
 
@@ -345,7 +547,10 @@ fn failing_post_hook(cloud: &Cloud) -> Result<(), String> {
     service.commit();
     service.provisioned(cloud);
     service.packed(cloud, "v2");
-    let said = service.run(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    let said = service.run(
+        cloud,
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     // D-HOT-24, D-HOOK-14
     assert_eq!(said.status, 7, "{}", said.all());
     all_serve(cloud, &service, "v2");
@@ -359,7 +564,10 @@ fn interrupted(cloud: &Cloud) -> Result<(), String> {
         version += 1;
         let before = load::get(&url(&hosts_of(cloud, &service)[0]))?.1;
         service.packed(cloud, &format!("v{version}"));
-        let mut swap = cloud.porter_watched(service.path(), &["build", "provision", "-e", "stage", "--hotswap-only"]);
+        let mut swap = cloud.porter_watched(
+            service.path(),
+            &["build", "provision", "-e", "stage", "--hotswap-only"],
+        );
         swap.until(phase, Duration::from_secs(60));
         swap.interrupt();
         let said = swap.end(Duration::from_secs(60));
@@ -369,10 +577,16 @@ fn interrupted(cloud: &Cloud) -> Result<(), String> {
         // Whatever the hosts were told, each serves one of the two versions all the time.
         for host in hosts_of(cloud, &service) {
             let (status, body) = load::get(&url(&host))?;
-            assert!(status == 200 && [before.clone(), format!("v{version}")].contains(&body), "{phase}: {status} {body}");
+            assert!(
+                status == 200 && [before.clone(), format!("v{version}")].contains(&body),
+                "{phase}: {status} {body}"
+            );
         }
         // D-HOT-65: and the next run finishes the work.
-        service.succeed(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+        service.succeed(
+            cloud,
+            &["build", "provision", "-e", "stage", "--hotswap-only"],
+        );
         all_serve(cloud, &service, &format!("v{version}"));
     }
     done(cloud, &service)
@@ -383,7 +597,10 @@ fn nothing_promoted(cloud: &Cloud) -> Result<(), String> {
     let service = Service::new("unpromoted");
     service.commit();
     service.pack(cloud);
-    let said = service.run(cloud, &["build", "provision", "-e", "stage", "--hotswap-only"]);
+    let said = service.run(
+        cloud,
+        &["build", "provision", "-e", "stage", "--hotswap-only"],
+    );
     // D-HOT-6, D-CFG-98
     assert_eq!(said.status, 4, "{}", said.all());
     assert!(said.stderr.contains("promoted"), "{}", said.all());
@@ -396,14 +613,22 @@ fn nothing_promoted(cloud: &Cloud) -> Result<(), String> {
 fn broken_provision(cloud: &Cloud) -> Result<(), String> {
     let service = Service::new("broken");
     // A service without a binary: its container can't start, so no host ever boots.
-    std::fs::write(service.path().join("Dockerfile"), "FROM scratch\nCOPY version /version\nEXPOSE 8080\nENTRYPOINT [\"/absent\"]\n").map_err(|e| e.to_string())?;
+    std::fs::write(
+        service.path().join("Dockerfile"),
+        "FROM scratch\nCOPY version /version\nEXPOSE 8080\nENTRYPOINT [\"/absent\"]\n",
+    )
+    .map_err(|e| e.to_string())?;
     service.commit();
     service.pack(cloud);
     let before = cloud.stacks();
     let said = service.run(cloud, &["build", "provision", "-e", "stage"]);
     // D-PROV-8, D-PROV-7: the cause is named, and nothing is left behind.
     assert_eq!(said.status, 1, "{}", said.all());
-    assert!(said.stderr.contains("start_failed") || said.stderr.contains("absent"), "{}", said.all());
+    assert!(
+        said.stderr.contains("start_failed") || said.stderr.contains("absent"),
+        "{}",
+        said.all()
+    );
     assert_eq!(cloud.stacks(), before);
     Ok(())
 }

@@ -31,7 +31,8 @@ impl Service {
         let service = Self {
             folder,
             name: name.to_owned(),
-            hot_swap: "      prepare_timeout: 30s\n      drain_timeout: 3s\n      deadline: 2m\n".to_owned(),
+            hot_swap: "      prepare_timeout: 30s\n      drain_timeout: 3s\n      deadline: 2m\n"
+                .to_owned(),
             region: String::new(),
             hooks: String::new(),
             instance_count: 3,
@@ -69,11 +70,28 @@ impl Service {
         fs::create_dir_all(self.path().join(".porter")).expect("created");
         fs::write(self.path().join(".porter/config"), self.config()).expect("written");
         self.git(&["add", "-A"]);
-        self.git(&["-c", "user.name=e2e", "-c", "user.email=e2e@example.invalid", "commit", "-q", "--allow-empty", "-m", "change"]);
+        self.git(&[
+            "-c",
+            "user.name=e2e",
+            "-c",
+            "user.email=e2e@example.invalid",
+            "commit",
+            "-q",
+            "--allow-empty",
+            "-m",
+            "change",
+        ]);
     }
 
     fn config(&self) -> String {
-        let Self { name, hot_swap, region, hooks, instance_count, .. } = self;
+        let Self {
+            name,
+            hot_swap,
+            region,
+            hooks,
+            instance_count,
+            ..
+        } = self;
         format!(
             "x-interpolate: true\nservice_name: {name}\nporter_version: v0.1.0\nenvironments:\n- name: stage\n  \
              role_arn: ${{PORTER_LOCAL_ROLE_ARN}}\n  instance_count: {instance_count}\n  hot_swap:\n{hot_swap}  regions:\n  - name: us-east-1\n    \
@@ -84,8 +102,16 @@ impl Service {
     }
 
     fn git(&self, args: &[&str]) {
-        let done = Command::new("git").args(args).current_dir(self.path()).output().expect("git runs");
-        assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        let done = Command::new("git")
+            .args(args)
+            .current_dir(self.path())
+            .output()
+            .expect("git runs");
+        assert!(
+            done.status.success(),
+            "git {args:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
 
     /// `porter build pack`.
@@ -124,9 +150,13 @@ impl Service {
 
     /// Id of the stack that the last run made or changed.
     pub fn stack(&self) -> String {
-        let text = fs::read(self.path().join(".porter-tmp/provision_state.json")).expect("a state file");
+        let text =
+            fs::read(self.path().join(".porter-tmp/provision_state.json")).expect("a state file");
         let state: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-        state["Regions"]["us-east-1"]["StackId"].as_str().expect("a stack id").to_owned()
+        state["Regions"]["us-east-1"]["StackId"]
+            .as_str()
+            .expect("a stack id")
+            .to_owned()
     }
 }
 
@@ -137,12 +167,22 @@ fn server() -> &'static Path {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("server");
         let done = Command::new("rustc")
-            .args(["--edition=2024", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static", "-o"])
+            .args([
+                "--edition=2024",
+                "-Cpanic=abort",
+                "-Cstrip=symbols",
+                "-Ctarget-feature=+crt-static",
+                "-o",
+            ])
             .arg(&path)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/server.rs"))
             .output()
             .expect("rustc runs");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         (folder, path)
     });
     path

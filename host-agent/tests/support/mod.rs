@@ -17,12 +17,12 @@ use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     io::Write,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -83,21 +83,26 @@ impl Drop for Cloud {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// A loopback address that nobody else uses: no two hosts, endpoints or test processes meet on a port.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    let [.., high, low] = pid.to_be_bytes();
+    Ipv4Addr::new(
+        127,
+        64 + high % 128,
+        low,
+        NEXT.fetch_add(1, Ordering::Relaxed),
+    )
 }
 
 impl Cloud {
     pub async fn start() -> Self {
         let program = std::env::var("PORTER_MINISTACK").unwrap_or_else(|_| "ministack".into());
-        let port = free_port();
+        let address = own_address();
         let process = Command::new(&program)
-            .env("BIND_HOST", "127.0.0.1")
-            .env("GATEWAY_PORT", port.to_string())
+            .env("BIND_HOST", address.to_string())
+            .env("GATEWAY_PORT", "4566")
             .env("IOT_MTLS_ENABLED", "0")
             .env("SFTP_ENABLED", "0")
             .stdout(Stdio::null())
@@ -106,7 +111,7 @@ impl Cloud {
             .unwrap_or_else(|e| {
                 panic!("PORTER_MINISTACK must name the program ministack ({program}): {e}")
             });
-        let endpoint = format!("http://127.0.0.1:{port}");
+        let endpoint = format!("http://{address}:4566");
         let config = aws_config::from_env()
             .region(REGION)
             .endpoint_url(&endpoint)
@@ -330,8 +335,15 @@ fn service_layer() -> &'static (Layer, Vec<u8>) {
 /// An image of the test service started with these arguments.
 pub fn image(arguments: &[&str]) -> (Image, BTreeMap<Digest, Vec<u8>>) {
     let (layer, packed) = service_layer();
+    // Tests share one engine: an image of another test must not count as loaded here.
+    let test = format!(
+        "{}-{}",
+        std::process::id(),
+        std::thread::current().name().unwrap_or_default()
+    );
     let command: Vec<&str> = std::iter::once("/service")
         .chain(arguments.iter().copied())
+        .chain(["--test", &test])
         .collect();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": {"Cmd": command},
@@ -456,12 +468,10 @@ pub fn simple(version: &str) -> Payload {
 pub struct TestHost {
     pub folder: tempfile::TempDir,
     pub instance: String,
-    pub port: u16,
+    pub at: SocketAddrV4,
     endpoint: String,
     pub state: PathBuf,
 }
-
-static PORTS: AtomicU16 = AtomicU16::new(0);
 
 impl TestHost {
     pub async fn new(cloud: &Cloud) -> Self {
@@ -469,17 +479,14 @@ impl TestHost {
             .prefix("porter-host-")
             .tempdir()
             .unwrap();
-        let n = PORTS.fetch_add(1, Ordering::Relaxed);
-        // A range of container ports per host, clear of those of other test processes.
-        let first = 20_000 + (std::process::id() as u16 % 40) * 240 + n * 20;
-        let port = free_port();
+        let address = own_address();
         let at = folder.path();
         let write = |name: &str, text: String| std::fs::write(at.join(name), text).unwrap();
         write(
             "machine.json",
             serde_json::json!({
-                "bind_address": "127.0.0.1", "http_port": port, "forwarded_https_port": free_port(),
-                "publish_address": "127.0.0.1", "port_range": [first, first + 19]
+                "bind_address": address.to_string(), "http_port": 8080, "forwarded_https_port": 8081,
+                "publish_address": address.to_string(), "port_range": [20_000, 20_019]
             })
             .to_string(),
         );
@@ -496,12 +503,12 @@ impl TestHost {
                 "#!/bin/sh\nkill $(cat {d}/haproxy.pid)\nwhile kill -0 $(cat {d}/haproxy.pid) 2>/dev/null; do sleep 0.05; done\nrm -f {d}/master.sock\n"
             ),
         );
-        let instance = format!("i-{:08x}{n:03x}", std::process::id());
+        let instance = format!("i-{:08x}{:08x}", std::process::id(), address.to_bits());
         Self {
             state: at.join("state"),
             folder,
             instance,
-            port,
+            at: SocketAddrV4::new(address, 8080),
             endpoint: cloud.endpoint.clone(),
         }
     }
@@ -574,7 +581,7 @@ impl TestHost {
 
     /// What the proxy answers to `GET path`, with the status.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        Client::new(self.port).get(path).await.unwrap()
+        Client::new(self.at).get(path).await.unwrap()
     }
 
     pub fn config(&self) -> String {
@@ -647,19 +654,19 @@ impl Drop for TestHost {
 
 /// HTTP/1.1 with keep-alive, without any retry: what goes wrong is seen.
 pub struct Client {
-    port: u16,
+    at: SocketAddrV4,
     open: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
-    pub fn new(port: u16) -> Self {
-        Self { port, open: None }
+    pub fn new(at: SocketAddrV4) -> Self {
+        Self { at, open: None }
     }
 
     pub async fn get(&mut self, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = match self.open.take() {
             Some(stream) => stream,
-            None => BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?),
+            None => BufReader::new(TcpStream::connect(self.at).await?),
         };
         stream
             .get_mut()
@@ -707,7 +714,7 @@ pub struct Load {
 impl Load {
     /// `busy` closed loops over kept connections, `fresh` loops that open a connection per request, and `idle` ones that
     /// leave their connection idle for a while between two requests.
-    pub fn start(port: u16, busy: usize, fresh: usize, idle: usize) -> Self {
+    pub fn start(at: SocketAddrV4, busy: usize, fresh: usize, idle: usize) -> Self {
         let mut load = Self {
             stop: Arc::default(),
             requests: Arc::default(),
@@ -725,7 +732,7 @@ impl Load {
                     load.answers.clone(),
                 );
                 load.tasks.push(tokio::spawn(async move {
-                    let mut client = Client::new(port);
+                    let mut client = Client::new(at);
                     while !stop.load(Ordering::Relaxed) {
                         requests.fetch_add(1, Ordering::Relaxed);
                         match client.get("/").await {
