@@ -80,15 +80,6 @@ pub struct ProcessState {
     pub out_of_memory: bool,
 }
 
-/// The network that our containers share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// The engine's id: names need not be unique.
-    pub id: String,
-    /// Address of the machine's own services, as containers see it.
-    pub gateway: Option<String>,
-}
-
 /// What a container is created from.
 #[derive(Clone, Debug)]
 pub struct NewContainer {
@@ -96,8 +87,6 @@ pub struct NewContainer {
     pub name: String,
     /// Image reference.
     pub image: String,
-    /// Id of the network it joins.
-    pub network: String,
     /// `KEY=value`.
     pub env: Vec<String>,
     /// Labels beside the instance's, which is always set.
@@ -220,51 +209,6 @@ impl Engine {
         Ok(published.chain(reserved).collect())
     }
 
-<<<<<<< HEAD
-    /// The network `porter`, created if there is none (D-HOST-15).
-    ///
-    /// # Errors
-    /// [`CauseCode::Engine`].
-    pub async fn network(&self) -> Result<Network, Failure> {
-        if let Some(network) = self.find_network().await? {
-            return Ok(network);
-        }
-        let request = NetworkCreateRequest {
-            name: NETWORK.into(),
-            driver: Some("bridge".into()),
-            labels: Some(HashMap::from([("porter.network".into(), "1".into())])),
-            ..Default::default()
-        };
-        let created = match self.docker.create_network(request).await {
-            Ok(created) => Some(created.id),
-            // Another host of the same engine was faster.
-            Err(Bollard::DockerResponseServerError {
-                status_code: 409, ..
-            }) => None,
-            Err(e) => {
-                return Err(engine(format!(
-                    "the network `{NETWORK}` can't be created: {e}"
-                )));
-            }
-        };
-        let network = self.find_network().await?.ok_or_else(|| {
-            engine(format!(
-                "the network `{NETWORK}` was removed as soon as it was created"
-            ))
-        })?;
-        // Engines allow several networks of one name. Of two hosts that were equally fast, one takes its own back.
-        if let Some(ours) = created.filter(|id| *id != network.id)
-            && let Err(e) = self.docker.remove_network(&ours).await
-        {
-            tracing::warn!(error = %e, "a second network `{NETWORK}` can't be removed");
-        }
-        Ok(network)
-    }
-
-    /// By exact name (D-HOST-21), because the engine's own filter matches parts of names; the oldest, if there are several.
-    async fn find_network(&self) -> Result<Option<Network>, Failure> {
-        let networks = self
-=======
     /// Makes sure that there is one network `porter` (D-HOST-15) and returns its gateway address, where the machine's own
     /// services are reached from inside.
     ///
@@ -313,30 +257,13 @@ impl Engine {
     /// The networks with exactly our name, oldest first (D-HOST-21: the engine's own filter matches parts of names).
     async fn networks(&self) -> Result<Vec<bollard::models::Network>, Failure> {
         let mut networks = self
->>>>>>> agent
             .docker
             .list_networks(None::<ListNetworksOptions>)
             .await
             .map_err(|e| engine(format!("the networks can't be listed: {e}")))?;
-<<<<<<< HEAD
-        Ok(networks
-            .into_iter()
-            .filter(|n| n.name.as_deref() == Some(NETWORK))
-            .min_by_key(|n| (n.created.clone(), n.id.clone()))
-            .and_then(|n| {
-                let configs = n.ipam.and_then(|i| i.config).unwrap_or_default();
-                Some(Network {
-                    id: n.id?,
-                    gateway: configs
-                        .into_iter()
-                        .find_map(|c| c.gateway.filter(|g| g.parse::<Ipv4Addr>().is_ok())),
-                })
-            }))
-=======
         networks.retain(|n| n.name.as_deref() == Some(NETWORK));
         networks.sort_by_key(|n| (n.created.clone(), n.id.clone()));
         Ok(networks)
->>>>>>> agent
     }
 
     /// Creates and starts a container (D-HOST-15).
@@ -381,7 +308,7 @@ impl Engine {
             exposed_ports: inside.map(|p| vec![p]),
             host_config: Some(HostConfig {
                 port_bindings: bindings,
-                network_mode: Some(new.network.clone()),
+                network_mode: Some(NETWORK.into()),
                 readonly_rootfs: Some(new.read_only),
                 pids_limit: Some(i64::from(new.pids_limit)),
                 memory: new.memory.map(signed),
