@@ -28,22 +28,21 @@ const CUT_TAKES: Duration = Duration::from_secs(5);
 
 /// Waits for the old servers' sessions in every worker.
 ///
-/// Idle client connections hold no session of a server: they never delay the drain. Those in the worker just replaced
-/// reach the new servers with their next request and are then told to close; workers replaced by earlier swaps, which
-/// know only servers that are about to go, are ended.
+/// Idle client connections hold no session of a server: they never delay the drain. With their next request they reach
+/// the current version through the relay, and are then told to close.
 ///
 /// # Errors
 /// [`CauseCode::DrainTimeout`] under `on_drain_timeout: fail`; `drain` then says how many are open.
 pub async fn drain(
     proxy: &Proxy,
-    backend: &str,
+    service: &str,
     wanted: &[Server],
     limit: Duration,
     policy: OnDrainTimeout,
     drain: &mut Drain,
 ) -> Result<(), Failure> {
     let until = Instant::now() + limit;
-    let first = open(proxy, backend, wanted).await;
+    let first = open(proxy, service, wanted).await;
     let total: u64 = drain.ended.max(first.values().map(count).sum());
     let mut looks = LOOK
         .iter()
@@ -72,18 +71,13 @@ pub async fn drain(
                     ));
                 }
                 OnDrainTimeout::Close => {
-                    drain.cut = cut(proxy, backend, &sessions).await;
+                    drain.cut = cut(proxy, service, &sessions).await;
                     break;
                 }
             }
         }
         sleep(looks.next().unwrap_or_default()).await;
-        sessions = open(proxy, backend, wanted).await;
-    }
-    if let Some(workers) = proxy.workers().await {
-        for worker in workers.old.into_iter().filter(|w| w.reloads > 1) {
-            proxy.end(worker);
-        }
+        sessions = open(proxy, service, wanted).await;
     }
     drain.open = 0;
     Ok(())
@@ -96,10 +90,10 @@ fn count((_, servers): &(Worker, BTreeMap<String, u64>)) -> u64 {
 }
 
 /// Sessions on servers that are not wanted, per worker.
-async fn open(proxy: &Proxy, backend: &str, wanted: &[Server]) -> Open {
+async fn open(proxy: &Proxy, service: &str, wanted: &[Server]) -> Open {
     let mut open = Open::new();
     for worker in proxy.workers().await.unwrap_or_default().all() {
-        let mut sessions = proxy.sessions(worker, backend).await;
+        let mut sessions = proxy.sessions(worker, service).await;
         sessions.retain(|name, n| *n > 0 && wanted.iter().all(|w| w.name != *name));
         if !sessions.is_empty() {
             open.insert(worker.pid, (worker, sessions));
@@ -108,14 +102,14 @@ async fn open(proxy: &Proxy, backend: &str, wanted: &[Server]) -> Open {
     open
 }
 
-async fn cut(proxy: &Proxy, backend: &str, sessions: &Open) -> u64 {
+async fn cut(proxy: &Proxy, service: &str, sessions: &Open) -> u64 {
     let mut total = 0;
     for (worker, servers) in sessions.values() {
         let names: Vec<String> = servers.keys().cloned().collect();
-        total += proxy.cut(*worker, backend, &names).await;
+        total += proxy.cut(*worker, service, &names).await;
         let until = Instant::now() + CUT_TAKES;
         while Instant::now() < until {
-            let now = proxy.sessions(*worker, backend).await;
+            let now = proxy.sessions(*worker, service).await;
             if names.iter().all(|n| now.get(n).is_none_or(|n| *n == 0)) {
                 break;
             }

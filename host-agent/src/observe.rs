@@ -3,7 +3,7 @@
 use crate::{
     docker::{Container, Engine},
     failure::Failure,
-    traffic::{self, proxy::Proxy},
+    traffic::proxy::Proxy,
 };
 use contract::digest::Digest;
 use std::{collections::BTreeSet, net::SocketAddrV4};
@@ -58,13 +58,7 @@ pub async fn observe(engine: &Engine, proxy: &Proxy, service: &str) -> Result<Fa
     let workers = proxy.workers().await;
     let mut rotation = BTreeSet::new();
     if let Some(current) = workers.as_ref().and_then(|w| w.current) {
-        let servers = proxy.servers(current, &traffic::backend(service)).await;
-        rotation.extend(
-            servers
-                .iter()
-                .filter(|s| s.in_rotation)
-                .filter_map(|s| s.address),
-        );
+        rotation = proxy.rotation(current, service).await;
     }
     Ok(Facts {
         workers_only: !containers.is_empty() && containers.iter().all(|c| c.endpoint.is_none()),

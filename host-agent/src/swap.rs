@@ -442,11 +442,11 @@ impl<'h> Swap<'h> {
 
     /// Seed step 5.
     async fn drain(&mut self, spec: &HostSpec, servers: &[Server]) -> Result<(), Failure> {
-        let backend = traffic::backend(&self.journal.desired.service);
+        let service = self.journal.desired.service.clone();
         let mut drained = self.journal.drain;
         let result = drain::drain(
             &self.host.proxy,
-            &backend,
+            &service,
             servers,
             spec.swap.drain_timeout,
             spec.swap.on_drain_timeout,

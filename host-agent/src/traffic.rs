@@ -45,6 +45,21 @@ pub fn backend(service: &str) -> String {
     format!("{service}-backend")
 }
 
+/// The backend behind the relay: see [`proxy`].
+pub fn relay_backend(service: &str) -> String {
+    format!("{service}-relay-backend")
+}
+
+/// The relay's socket: abstract, because a worker in its chroot reaches no path; named after the listener, because hosts
+/// of one machine may share its network.
+fn relay_socket(machine: &Machine) -> String {
+    let address = match machine.bind_address.as_str() {
+        "*" => "all",
+        other => other,
+    };
+    format!("abns@porter-{address}-{}", machine.http_port)
+}
+
 /// Everything the configuration depends on.
 #[derive(Clone, Debug)]
 pub struct Wanted<'a> {
@@ -99,6 +114,8 @@ pub fn render(wanted: &Wanted) -> Result<String, Failure> {
         swap => word("the swap id", wanted.swap)?,
         service => word("the service name", wanted.service)?,
         backend => word("the service name", &backend(wanted.service))?,
+        relay => word("the relay's socket", &relay_socket(machine))?,
+        relay_backend => word("the service name", &relay_backend(wanted.service))?,
         admin_socket => wanted.admin_socket.display().to_string(),
         binds,
         deny_list => wanted.deny_list.then_some(DENY_LIST),

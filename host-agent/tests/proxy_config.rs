@@ -192,7 +192,7 @@ fn d_hap_2_without_a_log_and_d_hap_14_statistics_on_their_own_listener() {
 fn d_hap_11_two_containers_are_two_servers_of_one_backend() {
     // D-HAP-11
     let text = golden("two_containers", 2, false, |_| {});
-    assert_eq!(text.matches("    server docker-").count(), 2);
+    assert_eq!(text.matches(" check\n").count(), 2);
     // A worker is no server.
     let spec = host_spec(vec![container("web", "web"), {
         let mut worker = container("jobs", "jobs");

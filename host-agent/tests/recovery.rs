@@ -4,6 +4,8 @@
 //! The model below has the same facts that the agent observes. Its steps do to those facts what the real steps do to the
 //! engine and the proxy; what to do next is decided by the agent's own pure functions.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 use contract::{digest::Digest, job::DesiredState, signal::Kind, step::Step};
 use host_agent::{
     docker::Container,

@@ -106,12 +106,11 @@ impl Mover<'_> {
         service: &str,
         servers: &[Server],
     ) -> Result<(), Failure> {
-        let backend = super::backend(service);
         let worker = match workers {
             None => self.proxy.start().await?,
             Some(before) => {
                 if let Some(current) = before.current
-                    && let Err(why) = self.proxy.switch(current, &backend, servers).await
+                    && let Err(why) = self.proxy.switch(current, service, servers).await
                 {
                     tracing::info!(
                         why,
@@ -121,14 +120,7 @@ impl Mover<'_> {
                 self.proxy.reload(&before).await?
             }
         };
-        let found: BTreeSet<SocketAddrV4> = self
-            .proxy
-            .servers(worker, &backend)
-            .await
-            .into_iter()
-            .filter(|s| s.in_rotation)
-            .filter_map(|s| s.address)
-            .collect();
+        let found: BTreeSet<SocketAddrV4> = self.proxy.rotation(worker, service).await;
         if found == super::addresses(servers) {
             return Ok(());
         }
@@ -187,9 +179,9 @@ fn is_of(config: &[u8], swap: &str) -> bool {
     String::from_utf8_lossy(first).ends_with(&format!(", swap {swap}."))
 }
 
-/// The servers that a configuration of ours names.
+/// The servers that a configuration of ours names; the relay and the copies behind it have no address or are known.
 fn servers_in(config: &str) -> Vec<Server> {
-    config
+    let mut servers: Vec<Server> = config
         .lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
@@ -199,5 +191,8 @@ fn servers_in(config: &str) -> Vec<Server> {
                 address: words.next()?.parse().ok()?,
             })
         })
-        .collect()
+        .collect();
+    servers.sort();
+    servers.dedup();
+    servers
 }

@@ -1,15 +1,24 @@
 //! Telling the running HAProxy: syntax check, runtime commands and hitless reload through the master's socket.
 //!
-//! A cut-over without a lost request takes two moves. First the *running* worker gets the new servers and puts the old
-//! ones into drain: from here on every new request, also on connections that are open already, goes to the new version.
-//! Then the master reloads: a new worker with the new configuration takes the listening sockets, the old worker keeps
-//! only the connections it has. Runtime commands must come first, because a worker that has been replaced refuses them.
+//! A cut-over without a lost request takes two moves. First the *running* worker sends every new request, also those on
+//! connections that are open already, to the new version. Then the master reloads: a new worker with the new
+//! configuration takes the listening sockets, the old worker keeps only the connections it has. Runtime commands must come
+//! first, because a worker that has been replaced refuses them.
+//!
+//! For the same reason a replaced worker could never be told of the version after the next, while a client may keep a
+//! connection idle over several swaps. So the first move does not point the worker at the new containers directly, but at
+//! the *relay*: a listener that every configuration has and that always belongs to the current worker.
+//!
+//! | backend of a worker | before its replacement | from the first move on |
+//! |---|---|---|
+//! | `<service>-backend` | its own version's servers | the server `relay` |
+//! | `<service>-relay-backend` | the same servers, for what older workers send | the next version's servers |
 
 use super::Server;
 use crate::failure::Failure;
 use contract::signal::CauseCode;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddrV4,
     path::{Path, PathBuf},
     time::Duration,
@@ -27,6 +36,9 @@ const TAKE_OVER: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Server administrative states in which no new request is sent: maintenance (1, 2, 4, 32) and drain (8, 16).
 const OUT_OF_ROTATION: u32 = 1 | 2 | 4 | 8 | 16 | 32;
+
+/// Name of the server that stands for whatever worker is current.
+pub const RELAY: &str = "relay";
 
 /// The proxy of this host.
 #[derive(Clone, Debug)]
@@ -113,8 +125,21 @@ impl Proxy {
         None
     }
 
+    /// Addresses to which a worker sends new requests, through the relay or not.
+    pub async fn rotation(&self, worker: Worker, service: &str) -> BTreeSet<SocketAddrV4> {
+        let mut servers = self.servers(worker, &super::backend(service)).await;
+        if servers.iter().any(|s| s.name == RELAY && s.in_rotation) {
+            servers = self.servers(worker, &super::relay_backend(service)).await;
+        }
+        servers
+            .iter()
+            .filter(|s| s.in_rotation)
+            .filter_map(|s| s.address)
+            .collect()
+    }
+
     /// The backend's servers as one worker knows them; empty when it has no such backend.
-    pub async fn servers(&self, worker: Worker, backend: &str) -> Vec<ServerState> {
+    async fn servers(&self, worker: Worker, backend: &str) -> Vec<ServerState> {
         let command = format!("@!{} show servers state {backend}", worker.pid);
         self.ask(&command)
             .await
@@ -122,13 +147,21 @@ impl Proxy {
             .unwrap_or_default()
     }
 
-    /// Sessions per server of the backend in one worker. A worker that has ended has none.
-    pub async fn sessions(&self, worker: Worker, backend: &str) -> BTreeMap<String, u64> {
-        let command = format!("@!{} show stat {backend} 4 -1", worker.pid);
-        self.ask(&command)
-            .await
-            .map(|answer| parse_sessions(&answer, backend))
-            .unwrap_or_default()
+    /// Sessions per server in one worker, the relay's left out: they are counted where they arrive. A worker that has ended
+    /// has none.
+    pub async fn sessions(&self, worker: Worker, service: &str) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for backend in [super::backend(service), super::relay_backend(service)] {
+            let command = format!("@!{} show stat {backend} 4 -1", worker.pid);
+            let Ok(answer) = self.ask(&command).await else {
+                continue;
+            };
+            for (server, sessions) in parse_sessions(&answer, &backend) {
+                *all.entry(server).or_default() += sessions;
+            }
+        }
+        all.remove(RELAY);
+        all
     }
 
     /// Asks the proxy's own syntax check (D-HOST-30).
@@ -175,14 +208,16 @@ impl Proxy {
     pub async fn switch(
         &self,
         worker: Worker,
-        backend: &str,
+        service: &str,
         wanted: &[Server],
     ) -> Result<(), String> {
-        let present = self.servers(worker, backend).await;
-        if present.is_empty() {
-            return Err(format!("the running worker has no servers in `{backend}`"));
+        let (main, relay) = (super::backend(service), super::relay_backend(service));
+        let in_main = self.servers(worker, &main).await;
+        let in_relay = self.servers(worker, &relay).await;
+        if in_main.iter().all(|s| s.name != RELAY) {
+            return Err(format!("the running worker has no relay in `{main}`"));
         }
-        for command in switch_commands(&present, backend, wanted) {
+        for command in switch_commands((&main, &in_main), (&relay, &in_relay), wanted) {
             let answer = self
                 .ask(&format!("@!{} {command}", worker.pid))
                 .await
@@ -266,13 +301,14 @@ impl Proxy {
     }
 
     /// Ends the sessions of the given servers in one worker and returns how many there were.
-    pub async fn cut(&self, worker: Worker, backend: &str, servers: &[String]) -> u64 {
+    pub async fn cut(&self, worker: Worker, service: &str, servers: &[String]) -> u64 {
+        let backends = [super::backend(service), super::relay_backend(service)];
         let Ok(listed) = self.ask(&format!("@!{} show sess", worker.pid)).await else {
             return 0;
         };
         let mut cut = 0;
         // `shutdown sessions server` would be one command, but a worker that has been replaced refuses it.
-        for id in parse_session_ids(&listed, backend, servers) {
+        for id in parse_session_ids(&listed, &backends, servers) {
             if self
                 .ask(&format!("@!{} shutdown session {id}", worker.pid))
                 .await
@@ -282,18 +318,6 @@ impl Proxy {
             }
         }
         cut
-    }
-
-    /// Ends a replaced worker whose connections are all idle.
-    pub fn end(&self, worker: Worker) {
-        let pid = i32::try_from(worker.pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid
-            && let Err(e) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-        {
-            tracing::debug!(pid = worker.pid, error = %e, "an old worker had ended by itself");
-        }
     }
 }
 
@@ -320,8 +344,31 @@ async fn run(command: &[String]) -> Result<(), String> {
 }
 
 /// The commands that bring a running worker from the servers it has to the wanted ones: new ones first, so that there is
-/// no moment without a server.
-fn switch_commands(present: &[ServerState], backend: &str, wanted: &[Server]) -> Vec<String> {
+/// no moment without a server. A version that is the worker's own is served directly, any other through the relay.
+fn switch_commands(
+    (main, in_main): (&str, &[ServerState]),
+    (relay, in_relay): (&str, &[ServerState]),
+    wanted: &[Server],
+) -> Vec<String> {
+    let own = wanted
+        .iter()
+        .all(|w| in_main.iter().any(|p| p.name == w.name));
+    let through = Server {
+        name: RELAY.into(),
+        // Every configuration has it, so that its address is never needed here.
+        address: SocketAddrV4::new([0, 0, 0, 0].into(), 0),
+    };
+    let mut commands = bring(relay, in_relay, wanted);
+    if own {
+        commands.extend(bring(main, in_main, wanted));
+    } else {
+        commands.extend(bring(main, in_main, &[through]));
+    }
+    commands
+}
+
+/// The commands for one backend.
+fn bring(backend: &str, present: &[ServerState], wanted: &[Server]) -> Vec<String> {
     let mut commands = Vec::new();
     for server in wanted {
         let name = format!("{backend}/{}", server.name);
@@ -419,7 +466,7 @@ fn parse_sessions(answer: &str, backend: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn parse_session_ids<'a>(listed: &'a str, backend: &str, servers: &[String]) -> Vec<&'a str> {
+fn parse_session_ids<'a>(listed: &'a str, backends: &[String], servers: &[String]) -> Vec<&'a str> {
     listed
         .lines()
         .filter(|line| {
@@ -427,7 +474,7 @@ fn parse_session_ids<'a>(listed: &'a str, backend: &str, servers: &[String]) -> 
                 line.split_whitespace()
                     .any(|w| w.strip_prefix(key) == Some(value))
             };
-            has("be=", backend) && servers.iter().any(|s| has("srv=", s))
+            backends.iter().any(|b| has("be=", b)) && servers.iter().any(|s| has("srv=", s))
         })
         .filter_map(|line| line.split_once(": ").map(|(id, _)| id))
         .collect()
@@ -493,7 +540,7 @@ mod tests {
         );
         let listed = "0x55aa: proto=tcpv4 src=127.0.0.1:6 fe=f be=b srv=docker-1-1 ts=00\n0x55ab: proto=sockpair src=unix:2 fe=GLOBAL be=<NONE> srv=<none> ts=00\n0x55ac: proto=tcpv4 fe=f be=b srv=docker-1-12 ts=0\n";
         assert_eq!(
-            parse_session_ids(listed, "b", &["docker-1-1".into()]),
+            parse_session_ids(listed, &["b".into()], &["docker-1-1".into()]),
             ["0x55aa"]
         );
     }
@@ -506,28 +553,45 @@ mod tests {
             address: None,
             in_rotation,
         };
-        let wanted = [Server {
-            name: "new".into(),
+        let server = |name: &str| Server {
+            name: name.into(),
             address: "127.0.0.1:2".parse().unwrap(),
-        }];
+        };
+        let commands = |main: &[ServerState], relay: &[ServerState], wanted: &str| {
+            switch_commands(("b", main), ("r", relay), &[server(wanted)])
+        };
+        let fresh = [state("old", true), state("relay", false)];
         assert_eq!(
-            switch_commands(&[state("old", true), state("older", false)], "b", &wanted),
+            commands(&fresh, &[state("old", true)], "new"),
             [
-                "add server b/new 127.0.0.1:2",
-                "enable server b/new",
+                "add server r/new 127.0.0.1:2",
+                "enable server r/new",
+                "set server r/old state drain",
+                "set server b/relay state ready",
                 "set server b/old state drain"
             ]
         );
         // After an interruption in the middle, and when it is all done already.
         assert_eq!(
-            switch_commands(&[state("old", true), state("new", false)], "b", &wanted),
+            commands(&fresh, &[state("old", false), state("new", false)], "new"),
             [
-                "set server b/new state ready",
+                "set server r/new state ready",
+                "set server b/relay state ready",
                 "set server b/old state drain"
             ]
         );
-        assert!(
-            switch_commands(&[state("old", false), state("new", true)], "b", &wanted).is_empty()
+        let done = [state("old", false), state("relay", true)];
+        let relayed = [state("old", false), state("new", true)];
+        assert!(commands(&done, &relayed, "new").is_empty());
+        // The way back: the worker's own version needs no relay.
+        assert_eq!(
+            commands(&done, &relayed, "old"),
+            [
+                "set server r/old state ready",
+                "set server r/new state drain",
+                "set server b/old state ready",
+                "set server b/relay state drain"
+            ]
         );
     }
 }

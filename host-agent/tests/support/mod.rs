@@ -332,8 +332,11 @@ fn service_layer() -> &'static (Layer, Vec<u8>) {
     })
 }
 
+/// An image and what lies in the bucket for it.
+pub type ImageAndBlobs = (Image, BTreeMap<Digest, Vec<u8>>);
+
 /// An image of the test service started with these arguments.
-pub fn image(arguments: &[&str]) -> (Image, BTreeMap<Digest, Vec<u8>>) {
+pub fn image(arguments: &[&str]) -> ImageAndBlobs {
     let (layer, packed) = service_layer();
     // Tests share one engine: an image of another test must not count as loaded here.
     let test = format!(
@@ -416,11 +419,7 @@ pub fn host_spec(containers: Vec<ContainerSpec>) -> HostSpec {
 }
 
 /// A payload with one image per container of the specification.
-pub fn payload(
-    version: &str,
-    images: Vec<(&str, (Image, BTreeMap<Digest, Vec<u8>>))>,
-    spec: HostSpec,
-) -> Payload {
+pub fn payload(version: &str, images: Vec<(&str, ImageAndBlobs)>, spec: HostSpec) -> Payload {
     let config = format!("service_name: {SERVICE} # {version}").into_bytes();
     let mut blobs = BTreeMap::from([(digest(&config), config.clone())]);
     let mut by_name = BTreeMap::new();
@@ -722,7 +721,7 @@ impl Load {
             answers: Arc::default(),
             tasks: vec![],
         };
-        let kinds = [(busy, false, 2), (fresh, true, 2), (idle, false, 700)];
+        let kinds = [(busy, false, 2), (fresh, true, 2), (idle, false, 2500)];
         for (count, fresh, pause) in kinds {
             for _ in 0..count {
                 let (stop, requests, failures, answers) = (
