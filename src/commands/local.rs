@@ -268,13 +268,15 @@ async fn show_logs(args: Logs) -> Result<()> {
     printer
         .print(args.lines, &mut std::io::stdout().lock())
         .await?;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(Duration::from_millis(300)).await;
         printer
             .print(usize::MAX, &mut std::io::stdout().lock())
             .await?;
     }
-    Ok(())
 }
 
 fn running(which: &Which) -> Result<Cloud> {

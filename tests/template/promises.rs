@@ -2,7 +2,10 @@
 
 use super::scenario::{self, Scenario};
 use contract::digest::Digest;
-use porter::template::{Deployment, Destination, ParameterValue, Sizes, TemplateError, sizes};
+use porter::{
+    capacity::Sizes,
+    template::{Deployment, Destination, ParameterValue, TemplateError, sizes},
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,7 +9,7 @@ use contract::{
 use porter::{
     config::{
         ClassicLoadBalancer, Config, Container, EgressRule, Environment, HotSwap, LoadBalancer,
-        OnIneligible, Region, Zone,
+        OnIneligible, OnTemplateDrift, Region, Zone,
     },
     template::{Agent, Assembled, Destination, Input, TemplateError, assemble},
 };
@@ -209,6 +209,7 @@ fn config() -> Config {
                 drain_timeout: Duration::from_secs(180),
                 on_drain_timeout: OnDrainTimeout::Close,
                 suspend_scaling: false,
+                on_template_drift: OnTemplateDrift::Provision,
             },
             blackout_windows: vec![],
             tags: BTreeMap::from([("team".into(), "realtime".into())]),
