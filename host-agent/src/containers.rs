@@ -1,7 +1,7 @@
 //! Containers: started beside the old ones, with the options of D-HOST-15 to D-HOST-20.
 
 use crate::{
-    docker::{Container, Engine, Network, NewContainer, StartError},
+    docker::{Container, Engine, NewContainer, StartError},
     failure::Failure,
     images,
     machine::Machine,
@@ -39,8 +39,8 @@ pub struct Common<'a> {
     pub instance: &'a str,
     /// Address and ports.
     pub machine: &'a Machine,
-    /// The network `porter`.
-    pub network: Network,
+    /// Gateway of the network `porter`: where the machine's own services are reached.
+    pub gateway: Option<String>,
 }
 
 /// Starts one container and returns it. One of the same swap that runs already, from before a restart of the agent, is
@@ -162,7 +162,6 @@ fn new_container(
             common.instance
         ),
         image: images::reference(common.instance, image),
-        network: common.network.id.clone(),
         env: variables(common, &env_file),
         labels,
         publish,
@@ -176,7 +175,7 @@ fn new_container(
 
 /// The env file's lines first, ours last, so that ours can't be overridden (D-HOST-16, D-HOST-17).
 fn variables(common: &Common<'_>, env_file: &str) -> Vec<String> {
-    let gateway = common.network.gateway.as_deref().unwrap_or("");
+    let gateway = common.gateway.as_deref().unwrap_or("");
     let desired = common.desired;
     let mut all: BTreeMap<&str, &str> = env_file
         .lines()

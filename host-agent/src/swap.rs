@@ -332,7 +332,7 @@ impl<'h> Swap<'h> {
             manifest,
             instance: &self.host.instance,
             machine: &self.host.machine,
-            network: self.host.engine.network().await?,
+            gateway: self.host.engine.network().await?,
         })
     }
 
