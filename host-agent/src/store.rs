@@ -269,6 +269,11 @@ impl Store {
     ) -> Result<Digest, Failure> {
         let path = self.partial(&blob.digest);
         let (mut file, mut hasher, mut length) = open_partial(path.clone()).await?;
+        if length > blob.size {
+            // What lies there can't be the beginning of this blob.
+            self.discard(&path)?;
+            (file, hasher, length) = open_partial(path.clone()).await?;
+        }
         for attempt in 1.. {
             // A file that is complete already needs no call; a range beyond its end would be an error.
             let outcome = if length == blob.size && blob.size > 0 {
