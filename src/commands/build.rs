@@ -27,18 +27,22 @@ fn repository() -> Result<PathBuf, Failure> {
         .map_err(|e| Failure::because(Exit::Failure, "the current directory is unknown", e))
 }
 
-/// Reads the configuration and says its warnings.
-pub(super) fn load(console: &Console) -> Result<config::Config, Failure> {
-    let loaded =
-        config::load(Path::new(CONFIG), &|name| std::env::var(name).ok()).map_err(|errors| {
-            let n = errors.errors().len();
-            let failure = Failure::new(
-                Exit::Failure,
-                format!("{CONFIG} has {n} error{}", if n == 1 { "" } else { "s" }),
-            )
-            .hint("docs/configuration.md lists every key");
-            errors.errors().iter().fold(failure, Failure::detail)
-        })?;
+/// Reads and checks the configuration; every finding is a line of the failure (D-CFG-3).
+pub(super) fn load() -> Result<config::Loaded, Failure> {
+    config::load(Path::new(CONFIG), &|name| std::env::var(name).ok()).map_err(|errors| {
+        let n = errors.errors().len();
+        let failure = Failure::new(
+            Exit::Failure,
+            format!("{CONFIG} has {n} error{}", if n == 1 { "" } else { "s" }),
+        )
+        .hint("docs/configuration.md lists every key");
+        errors.errors().iter().fold(failure, Failure::detail)
+    })
+}
+
+/// The same for commands that go on with it: warnings are said.
+fn load_with(console: &Console) -> Result<config::Config, Failure> {
+    let loaded = load()?;
     for warning in &loaded.warnings {
         console.warn(warning);
     }
@@ -96,18 +100,35 @@ pub(super) async fn promote(args: Promote, output: Output) -> Result<(), Failure
         console.say("the last provision was a hot swap: its stack is the promoted one already, nothing is to promote");
         return print(output, &Vec::<promote::Promoted>::new(), String::new);
     }
-    let config = pack::Packed::open(Path::new(OUT))
-        .and_then(|p| p.config())
-        .map_err(|e| failed(e.into()))?;
+    let packed = pack::Packed::open(Path::new(OUT)).map_err(|e| failed(e.into()))?;
+    let config = packed.config().map_err(|e| failed(e.into()))?;
     if let Some(environment) = config.environment(&state.environment) {
+        let reason = args.override_blackout.as_deref();
         forbid_in_blackout(
             &environment.name,
             &environment.blackout_windows,
-            args.override_blackout.as_deref(),
+            reason,
             &console,
         )?;
     }
-    let promoted = promote::promote(&config, &state, args.elb.as_deref()).await?;
+    let context = HookContext {
+        root: repository()?,
+        out: repository()?.join(OUT),
+        service: Some(config.service_name.clone()),
+        version: Some(packed.manifest.version),
+        stats: StatsCredentials::read(Path::new(OUT)).ok(),
+        volume_flag: std::env::var("VOLUME_FLAG").ok(),
+        ..HookContext::default()
+    };
+    let promotion = promote::Promotion {
+        config: &config,
+        state: &state,
+        elb: args.elb.as_deref(),
+        hooks: &context,
+        console: &console,
+        stop: &stop_on_signals()?,
+    };
+    let promoted = promotion.run().await?;
     print(output, &promoted, || {
         let line = |p: &promote::Promoted| match &p.load_balancer {
             Some(lb) => format!("{}: {} is promoted to {lb}", p.region, p.stack),
@@ -164,7 +185,8 @@ pub(super) async fn pack(args: Pack, output: Output) -> Result<(), Failure> {
     let stop = stop_on_signals()?;
     let root = repository()?;
     let out = root.join(OUT);
-    let config = load(&console)?;
+    // Its warnings are said when it is read for the pack itself.
+    let config = load()?.config;
     forbid_pack_in_blackout(&config, args.override_blackout.as_deref(), &console)?;
     let stats = StatsCredentials::create(&out).map_err(|e| {
         Failure::because(
@@ -186,7 +208,7 @@ pub(super) async fn pack(args: Pack, output: Output) -> Result<(), Failure> {
     console.say("[1/3] call the pre_pack hook");
     let result = match hooks_at(&config, Moment::PrePack, &context, None, &console, &stop).await {
         // The hooks may have generated the configuration, so it is read again (D-CFG-7).
-        Ok(()) => match load(&console) {
+        Ok(()) => match load_with(&console) {
             Ok(config) => build_payload(&config, &args, &root, &out, &console, &stop).await,
             Err(failure) => Err(failure),
         },

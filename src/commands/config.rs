@@ -3,54 +3,37 @@
 use super::{CONFIG, build::load, print};
 use crate::{
     cli::Output,
-    config,
+    config::show::{self, RegionView},
     error::{Exit, Failure},
-    progress::Console,
 };
 
 /// `porter config check`
 pub(super) fn check(output: Output) -> Result<(), Failure> {
-    let config = load(&Console::new())?;
-    let environments: Vec<&str> = config
-        .environments
-        .iter()
-        .map(|e| e.name.as_str())
-        .collect();
-    let result = serde_json::json!({ "file": CONFIG, "service": config.service_name, "environments": environments });
-    print(output, &result, || {
-        format!(
-            "{CONFIG} is valid: {} in {}",
-            config.service_name,
-            environments.join(", ")
-        )
-    })
+    let check = show::check(&load()?);
+    print(output, &check, || check.to_string())
 }
 
 /// `porter config show`
 pub(super) fn show(environment: &str, region: Option<&str>, output: Output) -> Result<(), Failure> {
-    let config = load(&Console::new())?;
-    let Some(mut found) = config.environment(environment).cloned() else {
+    let config = load()?.config;
+    let text = std::fs::read_to_string(CONFIG)
+        .map_err(|e| Failure::because(Exit::Failure, format!("{CONFIG} can't be read"), e))?;
+    let views = show::view(&config, &text, environment, region).ok_or_else(|| {
         let known: Vec<_> = config
             .environments
             .iter()
-            .map(|e| e.name.as_str())
+            .flat_map(|e| {
+                e.regions
+                    .iter()
+                    .map(|r| format!("{} in {}", e.name, r.name))
+            })
             .collect();
-        return Err(Failure::new(
-            Exit::Failure,
-            format!("there is no environment `{environment}`"),
-        )
-        .hint(format!("there are: {}", known.join(", "))));
-    };
-    if let Some(region) = region {
-        found.regions.retain(|r| r.name == region);
-        if found.regions.is_empty() {
-            return Err(Failure::new(
-                Exit::Failure,
-                format!("the environment `{environment}` has no region `{region}`"),
-            ));
-        }
-    }
-    let text = serde_yaml::to_string::<config::Environment>(&found)
-        .map_err(|e| Failure::because(Exit::Failure, "the configuration can't be written", e))?;
-    print(output, &found, || text)
+        let place = region.map(|r| format!(" in {r}")).unwrap_or_default();
+        Failure::new(Exit::Failure, format!("there is no `{environment}`{place}"))
+            .hint(format!("there are: {}", known.join(", ")))
+    })?;
+    print(output, &views, || {
+        let texts: Vec<String> = views.iter().map(RegionView::to_string).collect();
+        texts.join("\n\n")
+    })
 }

@@ -24,11 +24,9 @@ const RESERVED: [&str; 13] = [
     "post_rollback",
 ];
 /// Reserved ones whose moment this version does not have.
-const UNAVAILABLE: [(&str, &str); 3] = [
-    (
-        "ec2_bootstrap",
-        "nothing is inserted into the host's boot script",
-    ),
+const UNAVAILABLE: [(&str, &str); 4] = [
+    ("pre_prune", "there is no `build prune`"),
+    ("post_prune", "there is no `build prune`"),
     ("pre_cutover", "a `simple` swap has no common cut-over"),
     ("post_rollback", "a `simple` swap is not rolled back"),
 ];

@@ -702,7 +702,7 @@ fn d_cfg_93_other_conditions_than_pass_belong_to_the_post_hooks_of_phases() {
 
 #[test]
 fn hooks_without_a_moment_in_this_version_are_refused_and_probable_typing_errors_are_named() {
-    for name in ["ec2_bootstrap", "pre_cutover", "post_rollback"] {
+    for name in ["pre_prune", "post_prune", "pre_cutover", "post_rollback"] {
         let errors = refused(&format!(
             "{MINIMAL}hooks: {{{name}: [{{dockerfile: D}}]}}\n"
         ));
