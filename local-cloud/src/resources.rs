@@ -5,7 +5,10 @@ use crate::{
     query::{Action, Endpoint, all, first},
 };
 use anyhow::{Context, Result};
-use aws_sdk_elasticloadbalancingv2::types::{ProtocolEnum, TargetTypeEnum};
+use aws_sdk_elasticloadbalancingv2::{
+    Client as Elbv2,
+    types::{ProtocolEnum, TargetTypeEnum},
+};
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use std::collections::BTreeMap;
 
@@ -109,36 +112,11 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'stati
         subnets.push(first(&made, "subnetId").context("CreateSubnet")?);
     }
 
-    let elb = aws_sdk_elasticloadbalancingv2::Client::new(&sdk);
-    let balancer = elb
-        .create_load_balancer()
-        .name("porter-local")
-        .set_subnets(Some(subnets.clone()))
-        .send()
+    let elb = Elbv2::new(&sdk);
+    let balancer = load_balancer(&elb, &subnets)
         .await
         .context("load balancer")?;
-    let balancer = balancer
-        .load_balancers()
-        .first()
-        .and_then(|b| b.load_balancer_arn())
-        .context("CreateLoadBalancer")?
-        .to_owned();
-    let group = elb
-        .create_target_group()
-        .name("porter-local")
-        .protocol(ProtocolEnum::Http)
-        .port(80)
-        .target_type(TargetTypeEnum::Instance)
-        .vpc_id(&vpc)
-        .send()
-        .await
-        .context("target group")?;
-    let group = group
-        .target_groups()
-        .first()
-        .and_then(|g| g.target_group_arn())
-        .context("CreateTargetGroup")?
-        .to_owned();
+    let group = target_group(&elb, &vpc).await.context("target group")?;
     Ok(BTreeMap::from([
         ("BUCKET", bucket),
         ("VPC_ID", vpc),
@@ -239,4 +217,68 @@ pub async fn launch_data(
         instance_type: first(data, "instanceType").unwrap_or_default(),
         role,
     })
+}
+
+/// Name of the load balancer and of its target group.
+const BALANCER: &str = "porter-local";
+
+/// The SDK repeats a call whose answer got lost, and then MiniStack has the resource already, which AWS would take for
+/// the same request. So one that exists is the one that was wanted.
+async fn load_balancer(elb: &Elbv2, subnets: &[String]) -> Result<String> {
+    let create = elb
+        .create_load_balancer()
+        .name(BALANCER)
+        .set_subnets(Some(subnets.to_vec()))
+        .send()
+        .await;
+    let made = match create {
+        Ok(answer) => answer.load_balancers.unwrap_or_default(),
+        Err(e)
+            if e.as_service_error()
+                .is_some_and(|e| e.is_duplicate_load_balancer_name_exception()) =>
+        {
+            elb.describe_load_balancers()
+                .names(BALANCER)
+                .send()
+                .await?
+                .load_balancers
+                .unwrap_or_default()
+        }
+        Err(e) => return Err(e.into()),
+    };
+    made.into_iter()
+        .find_map(|b| b.load_balancer_arn)
+        .context("it has no ARN")
+}
+
+/// As [`load_balancer`].
+async fn target_group(elb: &Elbv2, vpc: &str) -> Result<String> {
+    let create = elb
+        .create_target_group()
+        .name(BALANCER)
+        .protocol(ProtocolEnum::Http)
+        .port(80);
+    let made = match create
+        .target_type(TargetTypeEnum::Instance)
+        .vpc_id(vpc)
+        .send()
+        .await
+    {
+        Ok(answer) => answer.target_groups.unwrap_or_default(),
+        Err(e)
+            if e.as_service_error()
+                .is_some_and(|e| e.is_duplicate_target_group_name_exception()) =>
+        {
+            elb.describe_target_groups()
+                .names(BALANCER)
+                .send()
+                .await?
+                .target_groups
+                .unwrap_or_default()
+        }
+        Err(e) => return Err(e.into()),
+    };
+    made.into_iter()
+        .find_map(|g| g.target_group_arn)
+        .context("it has no ARN")
 }

@@ -686,7 +686,6 @@ fn d_cfg_93_other_conditions_than_pass_belong_to_the_post_hooks_of_phases() {
         "post_provision",
         "post_hotswap",
         "post_promote",
-        "post_prune",
     ] {
         assert!(parse_text(&hook(name)).is_ok(), "{name}"); // D-CFG-93
     }
