@@ -119,6 +119,24 @@ impl Settings {
             None => machine::instance_id().await,
         }
     }
+
+    /// The instance id for whoever only looks: as the agent found it when it was last at work, so that a look needs no
+    /// network, and no variables of the service that runs the agent.
+    ///
+    /// # Errors
+    /// As [`Settings::instance`], when the agent has not been at work here.
+    pub async fn known_instance(&self) -> Result<String, String> {
+        match crate::files::read(&self.instance_file()) {
+            Ok(Some(id)) if self.instance.is_none() => {
+                Ok(String::from_utf8_lossy(&id).into_owned())
+            }
+            _ => self.instance().await,
+        }
+    }
+
+    fn instance_file(&self) -> PathBuf {
+        self.state_dir.join("instance")
+    }
 }
 
 /// Everything a swap needs.
@@ -187,6 +205,10 @@ impl Host {
             .load()
             .await;
         let instance = settings.instance().await?;
+        if let Err(e) = crate::files::replace(&settings.instance_file(), instance.as_bytes()) {
+            // Only a look would miss it; what is wrong with the disk is told by the step that needs it.
+            tracing::warn!(error = %e, "this host's instance id can't be recorded");
+        }
         let stack = Stack::new(&aws, file);
         let signals = Signals::new(Queue::new(&aws), &settings.state_dir);
         let engine = match Engine::connect(&settings.docker_socket, &instance).await {
