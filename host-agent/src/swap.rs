@@ -28,6 +28,7 @@ use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use jiff::Timestamp;
 use std::{
     collections::BTreeSet,
+    net::SocketAddrV4,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -506,6 +507,7 @@ impl<'h> Swap<'h> {
         let verdict = self.failed(failure);
         let swap = self.journal.desired.swap.clone();
         let engine = self.host.engine.clone();
+        let mut serving = BTreeSet::new();
         if self.journal.has_begun(Step::CutOver) {
             if let Err(e) = self
                 .host
@@ -514,6 +516,7 @@ impl<'h> Swap<'h> {
                 .await
             {
                 self.journal.warnings.push(e.message);
+                serving = self.still_serving(&swap).await;
             }
             // Workers that had made room for their successors.
             for old in self
@@ -529,8 +532,10 @@ impl<'h> Swap<'h> {
         }
         match engine.containers().await {
             Ok(all) => {
-                let warnings =
-                    clean::containers(&engine, all.iter().filter(|c| c.swap == swap)).await;
+                let unwanted = (all.iter()).filter(|c| {
+                    c.swap == swap && !c.endpoint.is_some_and(|e| serving.contains(&e))
+                });
+                let warnings = clean::containers(&engine, unwanted).await;
                 self.journal.warnings.extend(warnings);
             }
             Err(e) => self.journal.warnings.push(e.message),
@@ -540,6 +545,24 @@ impl<'h> Swap<'h> {
         let warnings = clean::images(&engine, &self.store, &self.host.instance, &keep).await;
         self.journal.warnings.extend(warnings);
         verdict
+    }
+
+    /// Where the proxy still sends requests of those that were to leave it: taking these away would be an outage.
+    async fn still_serving(&mut self, swap: &str) -> BTreeSet<SocketAddrV4> {
+        let service = &self.journal.desired.service;
+        let facts = observe::observe(&self.host.engine, &self.host.proxy, service).await;
+        let rotation = facts
+            .ok()
+            .filter(|f| f.in_rotation(swap))
+            .map(|f| f.rotation)
+            .unwrap_or_default();
+        if !rotation.is_empty() {
+            self.journal.warnings.push(
+                "the proxy still sends requests to the new containers, so they stay; the next swap takes them away"
+                    .to_owned(),
+            );
+        }
+        rotation
     }
 
     // ---- bookkeeping ---------------------------------------------------------------------------------------------
