@@ -20,6 +20,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::time::{Instant, sleep};
+
+/// How long the agent waits for an engine that is not there when it begins.
+const ENGINE_STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where things are. The defaults are those of every host (D-HOST-46); tests run several hosts on one machine.
 #[derive(Clone, Debug, clap::Args)]
@@ -211,7 +215,7 @@ impl Host {
         }
         let stack = Stack::new(&aws, file);
         let signals = Signals::new(Queue::new(&aws), &settings.state_dir);
-        let engine = match Engine::connect(&settings.docker_socket, &instance).await {
+        let engine = match connect(&settings.docker_socket, &instance).await {
             Ok(engine) => engine,
             Err(failure) => {
                 return Ok(Opened::WithoutEngine(Box::new(WithoutEngine {
@@ -258,6 +262,17 @@ impl Host {
     }
 }
 
+/// The engine, which may be about to start: after a reboot, or while a package update restarts it.
+async fn connect(socket: &Path, instance: &str) -> Result<Engine, Failure> {
+    let until = Instant::now() + ENGINE_STARTS_WITHIN;
+    loop {
+        match Engine::connect(socket, instance).await {
+            Err(_) if Instant::now() < until => sleep(Duration::from_millis(250)).await,
+            result => return result,
+        }
+    }
+}
+
 /// Makes the state directory (0700, D-HOST-46) and takes its lock.
 async fn lock(state: &Path) -> Result<File, String> {
     let failed = |e: &dyn std::fmt::Display| {
@@ -275,7 +290,7 @@ async fn lock(state: &Path) -> Result<File, String> {
                     tracing::info!("another host-agent is at work on this host; waiting for it");
                     told = true;
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(200)).await;
             }
             Err(e) => return Err(failed(&e)),
         }

@@ -36,6 +36,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Blobs that are fetched at a time.
 const TRANSFERS: usize = 4;
+/// The failure waits this long at most for an engine that does not answer: less than the build host waits for a verdict.
+const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(4);
 /// Progress within the fetch is told this often at most.
 const FETCH_DETAIL: Duration = Duration::from_secs(2);
 /// Between two looks at the stack while a swap is prepared: is something newer wanted?
@@ -507,6 +509,11 @@ impl<'h> Swap<'h> {
         let verdict = self.failed(failure);
         let swap = self.journal.desired.swap.clone();
         let engine = self.host.engine.clone();
+        // An engine that restarts is the cause, perhaps; without it nothing can be put back.
+        let until = Instant::now() + ENGINE_RETURNS_WITHIN;
+        while engine.containers().await.is_err() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
         let mut serving = BTreeSet::new();
         if self.journal.has_begun(Step::CutOver) {
             if let Err(e) = self

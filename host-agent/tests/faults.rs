@@ -361,6 +361,41 @@ async fn d_hot_82_an_engine_that_does_not_answer_is_told() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_host_29_an_engine_that_restarts_during_the_health_check_does_not_fail_the_swap() {
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    let slow = |spec: &mut HostSpec| spec.containers[0].health.healthy = 30;
+    let (one, two) = (simple("1"), simple_with("2", &[], slow));
+    host.boot(&cloud, &one, "01A").await;
+    cloud.upload(&two).await;
+    cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    let mut door = EngineDoor::open(host.path("engine.sock"));
+    let mut agent = host
+        .agent(&cloud, &["hotswap"])
+        .env("PORTER_DOCKER_SOCKET", &door.path)
+        .spawn()
+        .unwrap();
+    eventually("the second version is being checked", async || {
+        let signals = cloud.signals().await;
+        signals
+            .iter()
+            .any(|s| s.swap == "01B" && s.step == Step::Health)
+            .then_some(())
+    })
+    .await;
+    door.shut();
+    // The engine's absence, not a wait for anything.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(agent.try_wait().unwrap().is_none(), "the agent gave up");
+    door.reopen();
+    assert!(agent.wait().await.unwrap().success());
+    // D-HOST-29
+    assert_eq!(cloud.verdict("01B").await.kind, Kind::Success);
+    assert_eq!(host.get("/").await, (200, "2".into()));
+    assert_eq!(host.containers().len(), 1);
+}
+
 /// Boots version 1 with these limits, starts a request that takes `ms`, swaps to version 2 and returns the verdict and
 /// whether the long request was answered.
 async fn swap_during(

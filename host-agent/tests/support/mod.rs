@@ -632,6 +632,42 @@ impl Drop for TestHost {
     }
 }
 
+/// A way to the engine that can be shut: what a restart of the engine looks like to an agent, without one.
+pub struct EngineDoor {
+    pub path: PathBuf,
+    relay: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl EngineDoor {
+    pub fn open(path: PathBuf) -> Self {
+        let mut door = Self { path, relay: None };
+        door.reopen();
+        door
+    }
+
+    /// Nothing answers any more, and connections that were open end.
+    pub fn shut(&mut self) {
+        if let Some(relay) = self.relay.take() {
+            relay.abort();
+        }
+        std::fs::remove_file(&self.path).unwrap();
+    }
+
+    pub fn reopen(&mut self) {
+        let listener = tokio::net::UnixListener::bind(&self.path).unwrap();
+        self.relay = Some(tokio::spawn(async move {
+            // Dropped with this task, and all connections with it.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut agent, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let engine = tokio::net::UnixStream::connect("/var/run/docker.sock").await;
+                    let _ = tokio::io::copy_bidirectional(&mut agent, &mut engine.unwrap()).await;
+                });
+            }
+        }));
+    }
+}
+
 // ---- a client ----------------------------------------------------------------------------------------------------------
 
 /// HTTP/1.1 with keep-alive, without any retry: what goes wrong is seen.
