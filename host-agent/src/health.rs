@@ -23,6 +23,9 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// While nothing listens yet, looking again costs the service nothing.
 const WHILE_STARTING: Duration = Duration::from_millis(100);
 
+/// An engine that is silent for longer has failed.
+const ENGINE_RESTARTS_WITHIN: Duration = Duration::from_secs(10);
+
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -192,7 +195,7 @@ async fn still_runs(
     spec: &ContainerSpec,
     container: &Container,
 ) -> Result<(), Failure> {
-    let state = engine.state(&container.id).await?;
+    let state = state(engine, &container.id).await?;
     match ended(&state) {
         None => Ok(()),
         Some(how) => Err(Failure::new(
@@ -200,6 +203,20 @@ async fn still_runs(
             format!("container `{}` {how}", spec.name),
         )
         .with_log(engine.log_tail(&container.id).await)),
+    }
+}
+
+/// An engine that restarts keeps its containers running (`live-restore`), and is silent for some seconds.
+async fn state(engine: &Engine, id: &str) -> Result<ProcessState, Failure> {
+    let until = Instant::now() + ENGINE_RESTARTS_WITHIN;
+    loop {
+        match engine.state(id).await {
+            Ok(state) => return Ok(state),
+            Err(failure) if Instant::now() >= until => return Err(failure),
+            // It answers: then the container is gone, or the engine was back just now.
+            Err(_) if engine.containers().await.is_ok() => return engine.state(id).await,
+            Err(_) => sleep(Duration::from_millis(250)).await,
+        }
     }
 }
 

@@ -20,6 +20,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::time::{Instant, sleep};
+
+/// How long the agent waits for an engine that is not there when it begins.
+const ENGINE_STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where things are. The defaults are those of every host (D-HOST-46); tests run several hosts on one machine.
 #[derive(Clone, Debug, clap::Args)]
@@ -119,6 +123,24 @@ impl Settings {
             None => machine::instance_id().await,
         }
     }
+
+    /// The instance id for whoever only looks: as the agent found it when it was last at work, so that a look needs no
+    /// network, and no variables of the service that runs the agent.
+    ///
+    /// # Errors
+    /// As [`Settings::instance`], when the agent has not been at work here.
+    pub async fn known_instance(&self) -> Result<String, String> {
+        match crate::files::read(&self.instance_file()) {
+            Ok(Some(id)) if self.instance.is_none() => {
+                Ok(String::from_utf8_lossy(&id).into_owned())
+            }
+            _ => self.instance().await,
+        }
+    }
+
+    fn instance_file(&self) -> PathBuf {
+        self.state_dir.join("instance")
+    }
 }
 
 /// Everything a swap needs.
@@ -187,9 +209,13 @@ impl Host {
             .load()
             .await;
         let instance = settings.instance().await?;
+        if let Err(e) = crate::files::replace(&settings.instance_file(), instance.as_bytes()) {
+            // Only a look would miss it; what is wrong with the disk is told by the step that needs it.
+            tracing::warn!(error = %e, "this host's instance id can't be recorded");
+        }
         let stack = Stack::new(&aws, file);
         let signals = Signals::new(Queue::new(&aws), &settings.state_dir);
-        let engine = match Engine::connect(&settings.docker_socket, &instance).await {
+        let engine = match connect(&settings.docker_socket, &instance).await {
             Ok(engine) => engine,
             Err(failure) => {
                 return Ok(Opened::WithoutEngine(Box::new(WithoutEngine {
@@ -236,6 +262,17 @@ impl Host {
     }
 }
 
+/// The engine, which may be about to start: after a reboot, or while a package update restarts it.
+async fn connect(socket: &Path, instance: &str) -> Result<Engine, Failure> {
+    let until = Instant::now() + ENGINE_STARTS_WITHIN;
+    loop {
+        match Engine::connect(socket, instance).await {
+            Err(_) if Instant::now() < until => sleep(Duration::from_millis(250)).await,
+            result => return result,
+        }
+    }
+}
+
 /// Makes the state directory (0700, D-HOST-46) and takes its lock.
 async fn lock(state: &Path) -> Result<File, String> {
     let failed = |e: &dyn std::fmt::Display| {
@@ -253,7 +290,7 @@ async fn lock(state: &Path) -> Result<File, String> {
                     tracing::info!("another host-agent is at work on this host; waiting for it");
                     told = true;
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(200)).await;
             }
             Err(e) => return Err(failed(&e)),
         }

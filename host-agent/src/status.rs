@@ -77,7 +77,7 @@ pub struct LastSwap {
 /// # Errors
 /// A sentence when the engine or the instance's identity can't be reached.
 pub async fn status(settings: &Settings) -> Result<Status, String> {
-    let instance = settings.instance().await?;
+    let instance = settings.known_instance().await?;
     let engine = Engine::connect(&settings.docker_socket, &instance).await?;
     let journal = JournalFile::new(&settings.state_dir)
         .read()

@@ -28,6 +28,7 @@ use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use jiff::Timestamp;
 use std::{
     collections::BTreeSet,
+    net::SocketAddrV4,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -35,6 +36,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Blobs that are fetched at a time.
 const TRANSFERS: usize = 4;
+/// The failure waits this long at most for an engine that does not answer: less than the build host waits for a verdict.
+const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(4);
 /// Progress within the fetch is told this often at most.
 const FETCH_DETAIL: Duration = Duration::from_secs(2);
 /// Between two looks at the stack while a swap is prepared: is something newer wanted?
@@ -506,6 +509,12 @@ impl<'h> Swap<'h> {
         let verdict = self.failed(failure);
         let swap = self.journal.desired.swap.clone();
         let engine = self.host.engine.clone();
+        // An engine that restarts is the cause, perhaps; without it nothing can be put back.
+        let until = Instant::now() + ENGINE_RETURNS_WITHIN;
+        while engine.containers().await.is_err() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let mut serving = BTreeSet::new();
         if self.journal.has_begun(Step::CutOver) {
             if let Err(e) = self
                 .host
@@ -514,6 +523,7 @@ impl<'h> Swap<'h> {
                 .await
             {
                 self.journal.warnings.push(e.message);
+                serving = self.still_serving(&swap).await;
             }
             // Workers that had made room for their successors.
             for old in self
@@ -529,8 +539,10 @@ impl<'h> Swap<'h> {
         }
         match engine.containers().await {
             Ok(all) => {
-                let warnings =
-                    clean::containers(&engine, all.iter().filter(|c| c.swap == swap)).await;
+                let unwanted = (all.iter()).filter(|c| {
+                    c.swap == swap && !c.endpoint.is_some_and(|e| serving.contains(&e))
+                });
+                let warnings = clean::containers(&engine, unwanted).await;
                 self.journal.warnings.extend(warnings);
             }
             Err(e) => self.journal.warnings.push(e.message),
@@ -540,6 +552,24 @@ impl<'h> Swap<'h> {
         let warnings = clean::images(&engine, &self.store, &self.host.instance, &keep).await;
         self.journal.warnings.extend(warnings);
         verdict
+    }
+
+    /// Where the proxy still sends requests of those that were to leave it: taking these away would be an outage.
+    async fn still_serving(&mut self, swap: &str) -> BTreeSet<SocketAddrV4> {
+        let service = &self.journal.desired.service;
+        let facts = observe::observe(&self.host.engine, &self.host.proxy, service).await;
+        let rotation = facts
+            .ok()
+            .filter(|f| f.in_rotation(swap))
+            .map(|f| f.rotation)
+            .unwrap_or_default();
+        if !rotation.is_empty() {
+            self.journal.warnings.push(
+                "the proxy still sends requests to the new containers, so they stay; the next swap takes them away"
+                    .to_owned(),
+            );
+        }
+        rotation
     }
 
     // ---- bookkeeping ---------------------------------------------------------------------------------------------

@@ -361,6 +361,41 @@ async fn d_hot_82_an_engine_that_does_not_answer_is_told() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_host_29_an_engine_that_restarts_during_the_health_check_does_not_fail_the_swap() {
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    let slow = |spec: &mut HostSpec| spec.containers[0].health.healthy = 30;
+    let (one, two) = (simple("1"), simple_with("2", &[], slow));
+    host.boot(&cloud, &one, "01A").await;
+    cloud.upload(&two).await;
+    cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    let mut door = EngineDoor::open(host.path("engine.sock"));
+    let mut agent = host
+        .agent(&cloud, &["hotswap"])
+        .env("PORTER_DOCKER_SOCKET", &door.path)
+        .spawn()
+        .unwrap();
+    eventually("the second version is being checked", async || {
+        let signals = cloud.signals().await;
+        signals
+            .iter()
+            .any(|s| s.swap == "01B" && s.step == Step::Health)
+            .then_some(())
+    })
+    .await;
+    door.shut();
+    // The engine's absence, not a wait for anything.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(agent.try_wait().unwrap().is_none(), "the agent gave up");
+    door.reopen();
+    assert!(agent.wait().await.unwrap().success());
+    // D-HOST-29
+    assert_eq!(cloud.verdict("01B").await.kind, Kind::Success);
+    assert_eq!(host.get("/").await, (200, "2".into()));
+    assert_eq!(host.containers().len(), 1);
+}
+
 /// Boots version 1 with these limits, starts a request that takes `ms`, swaps to version 2 and returns the verdict and
 /// whether the long request was answered.
 async fn swap_during(
@@ -442,5 +477,89 @@ async fn d_cfg_106_under_fail_a_drain_that_takes_too_long_fails_the_swap_and_kee
     cloud.want(&three.digest, "01C", in_minutes(20)).await;
     host.reports(&cloud, "hotswap").await;
     assert_eq!(cloud.verdict("01C").await.kind, Kind::Success);
+    assert_eq!(host.containers().len(), 1);
+}
+
+/// Kills the proxy of a host, master and workers, as its service manager would find it after a crash.
+fn kill_proxy(host: &TestHost) {
+    let master = std::fs::read_to_string(host.path("haproxy.pid")).unwrap();
+    let master = master.trim();
+    let children =
+        std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
+    for pid in std::iter::once(master).chain(children.split_whitespace()) {
+        std::process::Command::new("kill")
+            .args(["-9", pid])
+            .status()
+            .unwrap();
+    }
+}
+
+/// What a service manager does that restarts a dead proxy just before the agent replaces its configuration.
+fn start_with_the_configuration_before(host: &TestHost) -> String {
+    let d = host.folder.path().display();
+    std::fs::copy(host.path("haproxy.cfg"), host.path("before.cfg")).unwrap();
+    let script = format!(
+        "#!/bin/sh\nset -e\ncd {d}\nmv haproxy.cfg wanted.cfg\ncp before.cfg haproxy.cfg\nsh start.sh\nmv wanted.cfg haproxy.cfg\n"
+    );
+    std::fs::write(host.path("early.sh"), script).unwrap();
+    format!("sh {}", host.path("early.sh").display())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_host_31_a_proxy_that_died_and_was_restarted_with_the_old_configuration_gets_the_new_one()
+{
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    let (one, two) = (simple("1"), simple("2"));
+    host.boot(&cloud, &one, "01A").await;
+    let start = start_with_the_configuration_before(&host);
+    kill_proxy(&host);
+    cloud.upload(&two).await;
+    cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    let output = host
+        .agent(&cloud, &["hotswap"])
+        .env("PORTER_PROXY_START", start)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success());
+    // D-HOST-31
+    assert_eq!(cloud.verdict("01B").await.kind, Kind::Success);
+    assert_eq!(host.get("/").await, (200, "2".into()));
+    assert_eq!(host.containers().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_host_24_a_proxy_that_can_not_be_started_with_the_new_version_serves_the_old_one_again() {
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    let (one, two) = (simple("1"), simple("2"));
+    host.boot(&cloud, &one, "01A").await;
+    kill_proxy(&host);
+    // Fails once: the new version's start. The second one is the way back's.
+    let script = format!(
+        "cd {}\nif mkdir once 2>/dev/null; then echo no >&2; exit 1; fi\nexec sh start.sh\n",
+        host.folder.path().display()
+    );
+    std::fs::write(host.path("second.sh"), script).unwrap();
+    cloud.upload(&two).await;
+    cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    let output = host
+        .agent(&cloud, &["hotswap"])
+        .env(
+            "PORTER_PROXY_START",
+            format!("sh {}", host.path("second.sh").display()),
+        )
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success());
+    // D-HOST-24
+    let verdict = cloud.verdict("01B").await;
+    assert_eq!(
+        (verdict.kind, code(&verdict)),
+        (Kind::Failed, CauseCode::ProxyReload)
+    );
+    assert_eq!(host.get("/").await, (200, "1".into()));
     assert_eq!(host.containers().len(), 1);
 }

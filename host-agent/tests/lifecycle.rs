@@ -489,6 +489,15 @@ async fn d_host_36_status_shows_what_runs_and_what_the_last_swap_left() {
         text.contains("running, in rotation") && text.contains("failed at step health"),
         "{text}"
     );
+    // Someone who logs in has none of the variables that cfn-hup gives to the agent, and perhaps no metadata service.
+    let shell = (host
+        .agent(&cloud, &["status"])
+        .env_remove("PORTER_INSTANCE"))
+    .env("AWS_EC2_METADATA_DISABLED", "true")
+    .output()
+    .await
+    .unwrap();
+    assert_eq!(String::from_utf8(shell.stdout).unwrap(), text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     query_parameters::{
-        ListContainersOptionsBuilder, ListImagesOptions, RemoveContainerOptionsBuilder,
-        RemoveImageOptions,
+        ListContainersOptionsBuilder, ListImagesOptions, ListNetworksOptions,
+        RemoveContainerOptionsBuilder, RemoveImageOptions,
     },
 };
 use contract::names::label;
@@ -266,7 +266,13 @@ pub async fn remove_leftovers(place: &Place) -> Result<()> {
     let hosts = place.hosts();
     if !hosts.is_empty() {
         remove_from_engine(&hosts).await?;
-        remove_network().await;
+    }
+    // Also when every host has been terminated before: the network outlives them.
+    if place.state.exists()
+        && !fleet::any_runs()
+        && let Ok(docker) = docker().await
+    {
+        remove_networks(&docker, NETWORK).await;
     }
     for point in mounts_below(&place.state) {
         unmount(&point, UnmountFlags::DETACH).with_context(|| point.display().to_string())?;
@@ -385,12 +391,20 @@ pub async fn remove_from_engine(instances: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Removes the agents' network, unless another cloud on this machine needs it too: then that one removes it.
-async fn remove_network() {
-    if !fleet::any_runs()
-        && let Ok(docker) = docker().await
-    {
-        let _ = docker.remove_network(NETWORK).await;
+/// Removes the agents' networks of this name: there may be several for a moment, and the engine then refuses to remove
+/// one by its name. One that containers are in stays, and so does one that agents did not make.
+async fn remove_networks(docker: &Docker, name: &str) {
+    let networks = docker.list_networks(None::<ListNetworksOptions>).await;
+    for network in networks.unwrap_or_default() {
+        let made_by_agents = network
+            .labels
+            .is_some_and(|l| l.contains_key("porter.network"));
+        if network.name.as_deref() == Some(name)
+            && made_by_agents
+            && let Some(id) = network.id
+        {
+            let _ = docker.remove_network(&id).await;
+        }
     }
 }
 
@@ -424,5 +438,43 @@ impl Drop for Ephemeral {
         if let Ok(Err(e)) = down.join() {
             eprintln!("the cloud of this test was not taken down: {e:#}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::NetworkCreateRequest;
+
+    #[tokio::test]
+    async fn of_networks_with_one_name_all_that_agents_made_go_and_others_stay() {
+        let docker = docker().await.unwrap();
+        let name = format!("porter-test-{}", std::process::id());
+        let agents = HashMap::from([("porter.network".to_owned(), "1".to_owned())]);
+        for labels in [Some(agents.clone()), Some(agents), None] {
+            let request = NetworkCreateRequest {
+                name: name.clone(),
+                driver: Some("bridge".into()),
+                labels,
+                ..Default::default()
+            };
+            docker.create_network(request).await.unwrap();
+        }
+        remove_networks(&docker, &name).await;
+        let left = docker.list_networks(None::<ListNetworksOptions>).await;
+        let left: Vec<_> = (left.unwrap().into_iter())
+            .filter(|n| n.name.as_deref() == Some(&name))
+            .collect();
+        for network in &left {
+            let id = network.id.as_deref().unwrap_or_default();
+            docker.remove_network(id).await.unwrap();
+        }
+        assert_eq!(left.len(), 1);
+        assert!(
+            left[0]
+                .labels
+                .as_ref()
+                .is_none_or(|l| !l.contains_key("porter.network"))
+        );
     }
 }

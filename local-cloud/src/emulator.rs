@@ -22,6 +22,8 @@ const PINNED: &str = include_str!("requirements.txt");
 const LAUNCHER: &str = include_str!("launcher.py");
 /// A first import of everything may have to read it all from a slow disk.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
+/// Ports that are tried.
+const ATTEMPTS: usize = 5;
 
 /// A running MiniStack. It ends when this value is dropped, and with the process that started it.
 #[derive(Debug)]
@@ -65,8 +67,8 @@ impl Emulator {
     pub async fn start_in(python: &Path, dir: &Path, log: &Path, owner: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut last = None;
-        // Between choosing a free port and binding it somebody else may take it.
-        for _ in 0..3 {
+        // Between choosing a free port and binding it somebody else may take it, such as another emulator of this kind.
+        for _ in 0..ATTEMPTS {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             match Self::on_port(python, port, dir, log, owner).await {
                 Ok(emulator) => return Ok(emulator),
@@ -128,8 +130,10 @@ impl Emulator {
         let endpoint = Endpoint::new(&emulator.url);
         let begun = Instant::now();
         loop {
+            // What answers may be somebody else's emulator, while ours is about to say that its port is taken.
             if let Ok((200, body)) = endpoint.get("/_ministack/health").await
                 && body.contains("\"services\"")
+                && process.listens_on(port)
             {
                 return Ok(emulator);
             }
@@ -317,4 +321,29 @@ pub fn tail(path: &Path, lines: usize) -> String {
         .unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_emulator_on_a_port_that_was_taken_meanwhile_is_not_mistaken_for_the_one_that_took_it()
+     {
+        let first = Emulator::start().await.unwrap();
+        let port = first
+            .endpoint()
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let cache = crate::place::Place::from_env("test").unwrap().cache;
+        let python = install(&cache, &|_| {}).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let second = Emulator::on_port(&python, port, dir.path(), &log, dir.path()).await;
+        assert!(second.unwrap_err().to_string().contains("already in use"));
+        assert!(first.is_alive());
+    }
 }

@@ -16,6 +16,7 @@ use std::{
     env,
     ffi::CString,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -100,12 +101,27 @@ fn make_root(dir: &Path, boot: &Boot, program: &Path) -> Result<PathBuf> {
     )
     .context("/run")?;
     fs::create_dir_all(at("run/lock"))?;
-    bind_file(&boot.docker_socket, &at("run/docker.sock"))?;
+    show_engine(&boot.docker_socket, &root)?;
     let inside = at(PROGRAM.trim_start_matches('/'));
     bind_file(program, &inside)?;
     mount_remount(&inside, MountFlags::BIND | MountFlags::RDONLY, c"")
         .context("stand-in, read-only")?;
     Ok(root)
+}
+
+/// The engine makes its socket anew whenever it starts, so hosts see the directory, not the one socket of today.
+fn show_engine(socket: &Path, root: &Path) -> Result<()> {
+    let socket = fs::canonicalize(socket).with_context(|| socket.display().to_string())?;
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        bail!("{} is no socket", socket.display());
+    };
+    let inside = Path::new("/run/machine");
+    let point = root.join("run/machine");
+    fs::create_dir_all(&point)?;
+    mount_bind(dir, &point).with_context(|| format!("binding {}", dir.display()))?;
+    mount_remount(&point, MountFlags::BIND | MountFlags::RDONLY, c"")
+        .context("the engine's directory, read-only")?;
+    symlink(inside.join(name), root.join("run/docker.sock")).context("/run/docker.sock")
 }
 
 fn bind_file(from: &Path, to: &Path) -> Result<()> {

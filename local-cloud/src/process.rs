@@ -35,6 +35,23 @@ impl Process {
         Self::running(self.pid) == Some(self)
     }
 
+    /// Whether this very process, and no other one, listens on an IPv4 port of this machine.
+    pub fn listens_on(self, port: u16) -> bool {
+        let Ok(table) = fs::read_to_string(format!("/proc/{}/net/tcp", self.pid)) else {
+            return false;
+        };
+        let sockets: Vec<String> = listeners(&table, port)
+            .map(|inode| format!("socket:[{inode}]"))
+            .collect();
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
+            return false;
+        };
+        descriptors
+            .flatten()
+            .filter_map(|d| fs::read_link(d.path()).ok())
+            .any(|target| sockets.iter().any(|s| target == Path::new(s)))
+    }
+
     /// Sends a signal, when it still is the same process.
     pub fn signal(self, signal: Signal) {
         if self.is_alive()
@@ -44,6 +61,17 @@ impl Process {
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
+}
+
+/// Inodes of the sockets that listen on this port, in a `/proc/net/tcp`: address in the second column, state in the
+/// fourth (`0A` listens), inode in the tenth.
+fn listeners(table: &str, port: u16) -> impl Iterator<Item = &str> {
+    let end = format!(":{port:04X}");
+    table.lines().skip(1).filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens = fields.get(1)?.ends_with(&end) && *fields.get(3)? == "0A";
+        listens.then(|| fields.get(9).copied()).flatten()
+    })
 }
 
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
@@ -81,6 +109,23 @@ mod tests {
     fn a_process_with_a_confusing_name_is_read_right() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 9 9";
         assert_eq!(parse_stat(stat), Some(('S', 4242)));
+    }
+
+    #[test]
+    fn a_port_belongs_to_the_process_that_listens_on_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = Process::running(i32::try_from(other.id()).unwrap()).unwrap();
+        assert!(Process::current().unwrap().listens_on(port));
+        assert!(!process.listens_on(port));
+        drop(listener);
+        assert!(!Process::current().unwrap().listens_on(port));
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

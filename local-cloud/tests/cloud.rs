@@ -136,6 +136,17 @@ async fn d_host_1_a_host_boots_from_its_template_and_an_update_runs_its_hook() {
     })
     .await;
     assert!(hosts.iter().all(|h| registered.contains(&h.instance)));
+    // An engine that restarts makes its socket anew: hosts must see what appears beside the one of today.
+    let beside = format!("porter-test-{}", std::process::id());
+    fs::write(Path::new("/var/run").join(&beside), "").unwrap();
+    let seen = |host: &HostInfo| {
+        let link = fs::read_link(host.root.join("run/docker.sock")).unwrap();
+        let place = link.parent().unwrap().strip_prefix("/").unwrap();
+        host.root.join(place).join(&beside).exists()
+    };
+    let all_see = hosts.iter().all(seen);
+    fs::remove_file(Path::new("/var/run").join(&beside)).unwrap();
+    assert!(all_see);
     for host in &hosts {
         assert_eq!(read(host, "/etc/from-cloud-init"), "hello");
         assert_eq!(read(host, "/thing"), "payload");

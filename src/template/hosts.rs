@@ -43,7 +43,8 @@ pub(super) fn signal_queue(stack: &mut Stack) -> Result<(), TemplateError> {
                 "MaximumMessageSize": contract::signal::MAX_BYTES,
                 "MessageRetentionPeriod": 4 * 3600,
                 "SqsManagedSseEnabled": true,
-                "VisibilityTimeout": 60,
+                // A build host that is killed between receiving and deleting hides the messages from the next one so long.
+                "VisibilityTimeout": 15,
                 "Tags": our_tags(),
             },
         }),

@@ -15,6 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// How every configuration of ours begins; that of the proxy's package does not.
+const OURS: &str = "# Written by porter's host agent";
+
 /// What a move needs to know about this host.
 #[derive(Debug)]
 pub struct Mover<'a> {
@@ -106,20 +109,25 @@ impl Mover<'_> {
         service: &str,
         servers: &[Server],
     ) -> Result<(), Failure> {
-        let worker = match workers {
-            None => self.proxy.start().await?,
-            Some(before) => {
-                if let Some(current) = before.current
-                    && let Err(why) = self.proxy.switch(current, service, servers).await
-                {
-                    tracing::info!(
-                        why,
-                        "the running worker could not be switched; the reload moves the traffic"
-                    );
-                }
-                self.proxy.reload(&before).await?
+        let mut before = workers;
+        if before.is_none() {
+            let worker = self.proxy.start().await?;
+            if self.proxy.rotation(worker, service).await == super::addresses(servers) {
+                return Ok(());
             }
-        };
+            // A proxy that had died: the service manager was faster, and it read the configuration before this one.
+            before = self.proxy.workers().await;
+        }
+        let before = before.unwrap_or_default();
+        if let Some(current) = before.current
+            && let Err(why) = self.proxy.switch(current, service, servers).await
+        {
+            tracing::info!(
+                why,
+                "the running worker could not be switched; the reload moves the traffic"
+            );
+        }
+        let worker = self.proxy.reload(&before).await?;
         let found: BTreeSet<SocketAddrV4> = self.proxy.rotation(worker, service).await;
         if found == super::addresses(servers) {
             return Ok(());
@@ -163,11 +171,11 @@ impl Mover<'_> {
                 let text = String::from_utf8_lossy(&previous).into_owned();
                 crate::files::replace(config, &previous).map_err(failed)?;
                 fs::set_permissions(config, fs::Permissions::from_mode(0o644)).map_err(failed)?;
-                let servers = servers_in(&text);
-                if workers.is_none() {
+                if workers.is_none() && !text.starts_with(OURS) {
                     return Ok(());
                 }
-                self.take_over(workers, service, &servers).await
+                // A proxy that died meanwhile is started: otherwise nothing would serve.
+                self.take_over(workers, service, &servers_in(&text)).await
             }
         }
     }

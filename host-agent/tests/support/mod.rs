@@ -13,13 +13,14 @@ use contract::{
         SwapSpec, Topology,
     },
 };
+use local_cloud::emulator::Emulator;
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     io::Write,
     net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -66,7 +67,7 @@ fn blob(bytes: &[u8]) -> Blob {
 
 /// MiniStack with a bucket, a queue and, after the first [`Cloud::want`], a stack.
 pub struct Cloud {
-    process: Child,
+    _emulator: Emulator,
     pub endpoint: String,
     pub s3: aws_sdk_s3::Client,
     sqs: aws_sdk_sqs::Client,
@@ -74,13 +75,6 @@ pub struct Cloud {
     pub queue: String,
     stack: tokio::sync::OnceCell<String>,
     seen: tokio::sync::Mutex<Vec<HostSignal>>,
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// A loopback address that nobody else uses: no two hosts, endpoints or test processes meet on a port.
@@ -98,20 +92,9 @@ fn own_address() -> Ipv4Addr {
 
 impl Cloud {
     pub async fn start() -> Self {
-        let program = std::env::var("PORTER_MINISTACK").unwrap_or_else(|_| "ministack".into());
-        let address = own_address();
-        let process = Command::new(&program)
-            .env("BIND_HOST", address.to_string())
-            .env("GATEWAY_PORT", "4566")
-            .env("IOT_MTLS_ENABLED", "0")
-            .env("SFTP_ENABLED", "0")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| {
-                panic!("PORTER_MINISTACK must name the program ministack ({program}): {e}")
-            });
-        let endpoint = format!("http://{address}:4566");
+        // The one that `porter local up` starts, at the same pinned version; it installs itself on a fresh machine.
+        let emulator = Emulator::start().await.unwrap_or_else(|e| panic!("{e:#}"));
+        let endpoint = emulator.endpoint().to_owned();
         let config = aws_config::from_env()
             .region(REGION)
             .endpoint_url(&endpoint)
@@ -140,7 +123,7 @@ impl Cloud {
             .queue_url
             .unwrap();
         Self {
-            process,
+            _emulator: emulator,
             endpoint,
             s3,
             sqs,
@@ -646,6 +629,42 @@ impl Drop for TestHost {
         for reference in references {
             docker(&["rmi", &reference]);
         }
+    }
+}
+
+/// A way to the engine that can be shut: what a restart of the engine looks like to an agent, without one.
+pub struct EngineDoor {
+    pub path: PathBuf,
+    relay: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl EngineDoor {
+    pub fn open(path: PathBuf) -> Self {
+        let mut door = Self { path, relay: None };
+        door.reopen();
+        door
+    }
+
+    /// Nothing answers any more, and connections that were open end.
+    pub fn shut(&mut self) {
+        if let Some(relay) = self.relay.take() {
+            relay.abort();
+        }
+        std::fs::remove_file(&self.path).unwrap();
+    }
+
+    pub fn reopen(&mut self) {
+        let listener = tokio::net::UnixListener::bind(&self.path).unwrap();
+        self.relay = Some(tokio::spawn(async move {
+            // Dropped with this task, and all connections with it.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut agent, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let engine = tokio::net::UnixStream::connect("/var/run/docker.sock").await;
+                    let _ = tokio::io::copy_bidirectional(&mut agent, &mut engine.unwrap()).await;
+                });
+            }
+        }));
     }
 }
 
