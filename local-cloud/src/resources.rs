@@ -49,7 +49,7 @@ pub async fn create(url: &str, regions: &[String]) -> Result<BTreeMap<String, St
     Ok(env)
 }
 
-async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'static str, String>> {
+async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<String, String>> {
     let sdk = emulator::sdk_config(&endpoint.url, region).await;
     let bucket = format!("porter-local-{region}");
     let s3 = aws_sdk_s3::Client::new(&sdk);
@@ -112,19 +112,38 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'stati
         subnets.push(first(&made, "subnetId").context("CreateSubnet")?);
     }
 
+    // On AWS the hosts' rules admit the load balancer by its security group: without one porter would warn, rightly.
+    let balancer_group = endpoint
+        .query(
+            region,
+            ec2("CreateSecurityGroup"),
+            &[
+                ("GroupName", BALANCER),
+                ("GroupDescription", "load balancer of the local cloud"),
+                ("VpcId", &vpc),
+            ],
+        )
+        .await?;
+    let balancer_group = first(&balancer_group, "groupId").context("CreateSecurityGroup")?;
     let elb = Elbv2::new(&sdk);
-    let balancer = load_balancer(&elb, &subnets)
+    let balancer = load_balancer(&elb, &subnets, &balancer_group)
         .await
         .context("load balancer")?;
     let group = target_group(&elb, &vpc).await.context("target group")?;
-    Ok(BTreeMap::from([
-        ("BUCKET", bucket),
-        ("VPC_ID", vpc),
-        ("SUBNET_ID", subnets.first().cloned().unwrap_or_default()),
-        ("SUBNET_IDS", subnets.join(",")),
-        ("LOAD_BALANCER_ARN", balancer),
-        ("TARGET_GROUP_ARN", group),
-    ]))
+    let mut made = BTreeMap::from([
+        ("BUCKET".to_owned(), bucket),
+        ("VPC_ID".to_owned(), vpc),
+        ("SUBNET_IDS".to_owned(), subnets.join(",")),
+        ("LOAD_BALANCER_ARN".to_owned(), balancer),
+        ("TARGET_GROUP_ARN".to_owned(), group),
+    ]);
+    // One by one too, since `azs` of a configuration takes one subnet for each zone.
+    made.extend(
+        (1..)
+            .zip(subnets)
+            .map(|(n, id)| (format!("SUBNET_ID_{n}"), id)),
+    );
+    Ok(made)
 }
 
 /// The role of `role_arn`, which porter assumes.
@@ -224,11 +243,12 @@ const BALANCER: &str = "porter-local";
 
 /// The SDK repeats a call whose answer got lost, and then MiniStack has the resource already, which AWS would take for
 /// the same request. So one that exists is the one that was wanted.
-async fn load_balancer(elb: &Elbv2, subnets: &[String]) -> Result<String> {
+async fn load_balancer(elb: &Elbv2, subnets: &[String], security_group: &str) -> Result<String> {
     let create = elb
         .create_load_balancer()
         .name(BALANCER)
         .set_subnets(Some(subnets.to_vec()))
+        .security_groups(security_group)
         .send()
         .await;
     let made = match create {
