@@ -81,13 +81,18 @@ fn d_cli_1_porter_alone_prints_its_help_once() {
 fn d_cli_4_with_output_json_stdout_is_one_document_also_for_an_error() {
     let folder = repository(&CONFIG.replace("  pre_pack", "  pre_pck"));
     let read = |said: &Output| serde_json::from_slice::<serde_json::Value>(&said.stdout).unwrap();
-    // D-CLI-4: a warning (the hook's name looks like a typo) goes to stderr, the result alone to stdout.
+    // D-CLI-4
     let said = run(folder.path(), &["config", "check", "--output", "json"]);
     assert_eq!(said.status.code(), Some(0));
     assert_eq!(read(&said)["service"], "shop");
-    assert!(text(&said.stderr).contains("pre_pck"));
+    assert!(read(&said)["notes"].to_string().contains("pre_pck"));
     let said = run(folder.path(), &["version", "--output", "json"]);
     assert_eq!(read(&said)["version"], env!("CARGO_PKG_VERSION"));
+    // Progress goes to stderr.
+    let failing = repository(CONFIG);
+    let said = run(failing.path(), &["build", "pack", "--output", "json"]);
+    assert_eq!(read(&said)["error"]["exit"], "hook");
+    assert!(text(&said.stderr).contains("[1/3] call the pre_pack hook"));
     let said = run(folder.path(), &["build", "promote", "--output", "json"]);
     assert_eq!(said.status.code(), Some(1));
     let error = &read(&said)["error"];

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result};
 use aws_sdk_elasticloadbalancingv2::{
     Client as Elbv2,
-    types::{ProtocolEnum, TargetTypeEnum},
+    types::{Action as Forward, ActionTypeEnum, ProtocolEnum, TargetTypeEnum},
 };
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use std::collections::BTreeMap;
@@ -130,6 +130,9 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<String,
         .await
         .context("load balancer")?;
     let group = target_group(&elb, &vpc).await.context("target group")?;
+    listener(&elb, &balancer, &group)
+        .await
+        .context("listener")?;
     let mut made = BTreeMap::from([
         ("BUCKET".to_owned(), bucket),
         ("VPC_ID".to_owned(), vpc),
@@ -301,4 +304,29 @@ async fn target_group(elb: &Elbv2, vpc: &str) -> Result<String> {
     made.into_iter()
         .find_map(|g| g.target_group_arn)
         .context("it has no ARN")
+}
+
+/// What makes the load balancer the target group's own.
+async fn listener(elb: &Elbv2, balancer: &str, group: &str) -> Result<()> {
+    let forward = Forward::builder()
+        .r#type(ActionTypeEnum::Forward)
+        .target_group_arn(group)
+        .build();
+    let create = elb
+        .create_listener()
+        .load_balancer_arn(balancer)
+        .protocol(ProtocolEnum::Http)
+        .port(80)
+        .default_actions(forward)
+        .send()
+        .await;
+    match create {
+        Err(e)
+            if e.as_service_error()
+                .is_some_and(|e| e.is_duplicate_listener_exception()) =>
+        {
+            Ok(())
+        }
+        other => Ok(other.map(drop)?),
+    }
 }
