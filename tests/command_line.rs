@@ -106,6 +106,52 @@ fn d_cli_4_with_output_json_stdout_is_one_document_also_for_an_error() {
 }
 
 #[test]
+fn d_cfg_113_in_a_blackout_nothing_runs_not_even_a_hook_unless_somebody_says_why() {
+    let window = "  blackout_windows: [{start_time: \"2020-01-01T00:00:00Z\", end_time: \"2999-01-01T00:00:00Z\"}]\n  regions";
+    let folder = repository(&CONFIG.replace("  regions", window));
+    let said = run(folder.path(), &["build", "pack"]);
+    // D-CFG-113, D-CLI-2
+    assert_eq!(said.status.code(), Some(3));
+    assert!(!text(&said.stderr).contains("hook"), "{said:?}");
+    let reason = ["build", "pack", "--override-blackout", "the site is down"];
+    let said = run(folder.path(), &reason);
+    assert_eq!(
+        said.status.code(),
+        Some(7),
+        "the hook was reached: {said:?}"
+    );
+    assert!(text(&said.stderr).contains("the site is down"), "{said:?}");
+}
+
+#[test]
+fn d_cli_15_clean_removes_what_pack_left_and_may_be_repeated() {
+    let folder = repository(CONFIG);
+    let out = folder.path().join(".porter-tmp");
+    fs::create_dir_all(out.join("payload")).unwrap();
+    for _ in 0..2 {
+        let said = run(folder.path(), &["build", "clean"]);
+        assert!(said.status.success(), "{said:?}");
+        assert!(!out.exists()); // D-CLI-15
+    }
+    assert!(folder.path().join(".porter/config").exists());
+}
+
+#[test]
+fn d_cli_31_version_prints_the_version() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["version"][..], &["--version"]] {
+        let said = run(folder.path(), args);
+        // D-CLI-31
+        assert!(said.status.success());
+        assert!(
+            text(&said.stdout)
+                .trim_end()
+                .ends_with(env!("CARGO_PKG_VERSION"))
+        );
+    }
+}
+
+#[test]
 fn a_reader_that_has_had_enough_is_no_failure() {
     let folder = repository(CONFIG);
     for args in [

@@ -184,7 +184,15 @@ fn swap_under_load(cloud: &Cloud) -> Result<(), String> {
     );
     let seen = load.end();
 
+    // D-HOT-1: the promoted stack is updated in place; the hosts are those from before.
     all_serve(cloud, &service, "v2");
+    let instances = |hosts: &[Value]| {
+        hosts
+            .iter()
+            .map(|h| text(&h["instance"]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(instances(&hosts_of(cloud, &service)), instances(&hosts));
     assert_eq!(seen.failures, Vec::<String>::new());
     assert!(
         seen.answers.contains_key("v1") && seen.answers.contains_key("v2"),
