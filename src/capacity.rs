@@ -117,90 +117,15 @@ pub fn source(status: &StackStatus) -> Source {
     }
 }
 
-/// A size as a template gives it: a number or a numeric string; absent means `instance_count` (D-TPL-37, D-HOT-15).
-///
-/// # Errors
-/// A sentence naming the value when it is neither.
-pub fn size(value: Option<&serde_json::Value>, instance_count: u32) -> Result<u32, String> {
-    use serde_json::Value;
-    let parsed = match value {
-        None => Some(instance_count),
-        Some(Value::Number(n)) => n.as_u64().and_then(|n| n.try_into().ok()),
-        Some(Value::String(s)) => s.trim().parse().ok(),
-        Some(_) => None,
-    };
-    parsed.ok_or_else(|| format!("{} is not a group size", value.unwrap_or(&Value::Null)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    fn vector(
-        min: Option<Value>,
-        max: Option<Value>,
-        count: u32,
-        desired_p: u32,
-    ) -> Result<u32, CapacityError> {
-        let template = Sizes {
-            min: size(min.as_ref(), count).unwrap(),
-            max: size(max.as_ref(), count).unwrap(),
-            desired: count,
-        };
-        check(
-            template,
-            Some(Sizes {
-                min: 0,
-                max: 9,
-                desired: desired_p,
-            }),
-        )
-    }
-
-    #[test]
-    fn d_hot_15_the_test_vectors_of_the_specification() {
-        let n = |n: u32| Some(json!(n));
-        // D-HOT-13, D-HOT-15: both ends are inclusive.
-        assert_eq!(vector(n(1), n(3), 2, 1), Ok(1));
-        assert_eq!(vector(n(1), n(3), 2, 3), Ok(3));
-        assert_eq!(
-            vector(n(1), n(3), 2, 0),
-            Err(CapacityError {
-                min: 1,
-                max: 3,
-                desired: 0
-            })
-        );
-        assert_eq!(
-            vector(n(1), n(3), 2, 4),
-            Err(CapacityError {
-                min: 1,
-                max: 3,
-                desired: 4
-            })
-        );
-        assert_eq!(vector(n(2), n(2), 2, 2), Ok(2));
-        assert_eq!(vector(Some(json!("1")), Some(json!("3")), 2, 2), Ok(2));
-        assert_eq!(
-            vector(None, None, 2, 3),
-            Err(CapacityError {
-                min: 2,
-                max: 2,
-                desired: 3
-            })
-        );
-        assert_eq!(
-            vector(n(0), n(4), 2, 0),
-            Ok(0),
-            "zero is a size, not `unknown`"
-        );
-    }
 
     #[test]
     fn d_hot_13_the_message_gives_the_three_numbers_and_both_remedies() {
-        let message = vector(Some(json!(11)), Some(json!(33)), 20, 44)
+        let sizes = |min, max, desired| Sizes { min, max, desired };
+        let message = check(sizes(11, 33, 20), Some(sizes(0, 50, 44)))
             .unwrap_err()
             .to_string();
         for part in [
@@ -305,20 +230,6 @@ mod tests {
                 && warning.contains("MaxSize 30"),
             "{warning}"
         );
-    }
-
-    #[test]
-    fn d_tpl_37_what_is_no_size_is_named() {
-        for bad in [
-            json!(-1),
-            json!(1.5),
-            json!("two"),
-            json!({"Ref": "Size"}),
-            json!(null),
-        ] {
-            let said = size(Some(&bad), 1).unwrap_err(); // D-TPL-37
-            assert!(said.contains(&bad.to_string()), "{said}");
-        }
     }
 
     proptest! {

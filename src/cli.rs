@@ -130,7 +130,7 @@ pub enum Hotswap {
         /// Environment of `.porter/config`.
         #[arg(short, long, value_name = "ENV")]
         environment: String,
-        /// As with `build provision`.
+        /// The host agent's binary that `build provision` would ship; by default `host-agent` beside this program.
         #[arg(long, env = "PORTER_HOST_AGENT", value_name = "FILE")]
         host_agent: Option<PathBuf>,
     },

@@ -8,12 +8,10 @@ pub mod local;
 use crate::{
     cli::{Build, Cli, Command, ConfigCommand, Hotswap, Output},
     error::{Exit, Failure},
+    pack::OUT,
 };
-use std::path::Path;
+use std::{io::Write, path::Path};
 use tokio_util::sync::CancellationToken;
-
-/// Where later phases find what earlier ones left (D-CLI-44).
-pub const OUT: &str = ".porter-tmp";
 
 /// The configuration file, looked up from the current directory (D-CFG-1).
 pub const CONFIG: &str = ".porter/config";
@@ -40,8 +38,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }) => config::show(&environment, region.as_deref(), output),
         Command::Local(command) => local::run(command, output).await,
         Command::Version => {
-            println!("{}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            let version = env!("CARGO_PKG_VERSION");
+            print(output, &serde_json::json!({ "version": version }), || {
+                version.into()
+            })
         }
     }
 }
@@ -84,6 +84,17 @@ fn print<T: serde::Serialize>(
         Output::Json => serde_json::to_string_pretty(json)
             .map_err(|e| Failure::because(Exit::Failure, "the result can't be written", e))?,
     };
-    println!("{}", line.trim_end());
-    Ok(())
+    let line = line.trim_end();
+    if line.is_empty() {
+        return Ok(());
+    }
+    match writeln!(std::io::stdout(), "{line}") {
+        // Whoever read has had enough (`| head`); that is no failure of the command.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::because(
+            Exit::Failure,
+            "the result can't be written",
+            e,
+        )),
+        _ => Ok(()),
+    }
 }

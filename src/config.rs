@@ -31,6 +31,7 @@ mod tests;
 
 pub use error::{ConfigError, ConfigErrors, Kind};
 pub use model::*;
+pub(crate) use region::is_arm;
 
 use field::{Field, Reader, Section};
 use node::{Node, Position, Value};

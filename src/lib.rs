@@ -16,8 +16,10 @@
 //! | [`deploy`] | THE deploy: the steps of `docs/hotswap.md`, in order |
 //! | [`update`] | creates or updates the stack and follows it to its end |
 //! | [`signals`] | pure tally of what the hosts say, and the wait for them |
+//! | [`promote`] | records the promoted stack in its load balancer's tag |
 //! | [`hooks`] | the user's hooks at their named moments |
 //! | [`state`], [`report`], [`progress`], [`error`] | what people and scripts get to see |
+//! | [`cli`], [`commands`] | flags and help; one thin file for each command |
 //! | [`aws`] | the only files that know the SDK |
 
 pub mod aws;

@@ -35,7 +35,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if output == Output::Json {
-                println!("{}", serde_json::json!({ "error": failure }));
+                let document = serde_json::json!({ "error": failure });
+                drop(writeln!(std::io::stdout(), "{document}"));
             }
             drop(writeln!(std::io::stderr(), "{failure}"));
             failure.exit.code().into()
@@ -62,8 +63,11 @@ fn log() {
 /// `--help` and `--version` end well; a wrong call shows what is wrong on stderr and the command's long help on stdout
 /// (D-CLI-1).
 fn misuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
-    // With stdout or stderr closed there is nobody to tell.
-    drop(error.print());
+    // Help instead of an error: the command's own follows on stdout, once is enough.
+    if error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // With stdout or stderr closed there is nobody to tell.
+        drop(error.print());
+    }
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }

@@ -24,7 +24,7 @@ pub use cache::Cache;
 pub(crate) use context::of_folder as folder_context;
 pub use images::{Summary, platform};
 pub use normalise::layer as normalise_layer;
-pub use packed::{NotPacked, Packed};
+pub use packed::{NotPacked, Packed, forget};
 pub use revision::{NoRevision, Revision, read as revision};
 pub use split::{Split, SplitError, split};
 

@@ -468,6 +468,7 @@ async fn d_host_36_status_shows_what_runs_and_what_the_last_swap_left() {
         (&status["proxy"], &status["containers"][0]["in_rotation"]),
         (&true.into(), &true.into())
     );
+    // D-CLI-43
     assert_eq!(status["last"]["outcome"], "booted");
     let bad = simple_with("2", &["--health", "500"], |s| {
         s.swap.prepare_timeout = Duration::from_secs(2)

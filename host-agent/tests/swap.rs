@@ -51,7 +51,7 @@ async fn d_host_31_no_request_fails_while_a_host_swaps_under_load() {
     // D-HOST-32: idle connections did not delay the drain.
     assert!(verdict.ms[&Step::Drain] < 3000, "{:?}", verdict.ms);
     assert_eq!(verdict.warnings, Vec::<String>::new());
-    // The steps were told in their order, and numbers rise over both runs.
+    // D-HOST-2, D-HOST-3, D-HOST-4: start, health, cut_over and the others were told in their order.
     let told: Vec<Step> = cloud
         .signals()
         .await

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result};
 use aws_sdk_elasticloadbalancingv2::{
     Client as Elbv2,
-    types::{ProtocolEnum, TargetTypeEnum},
+    types::{Action as Forward, ActionTypeEnum, ProtocolEnum, TargetTypeEnum},
 };
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub async fn create(url: &str, regions: &[String]) -> Result<BTreeMap<String, St
     Ok(env)
 }
 
-async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'static str, String>> {
+async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<String, String>> {
     let sdk = emulator::sdk_config(&endpoint.url, region).await;
     let bucket = format!("porter-local-{region}");
     let s3 = aws_sdk_s3::Client::new(&sdk);
@@ -112,19 +112,41 @@ async fn in_region(endpoint: &Endpoint, region: &str) -> Result<BTreeMap<&'stati
         subnets.push(first(&made, "subnetId").context("CreateSubnet")?);
     }
 
+    // On AWS the hosts' rules admit the load balancer by its security group: without one porter would warn, rightly.
+    let balancer_group = endpoint
+        .query(
+            region,
+            ec2("CreateSecurityGroup"),
+            &[
+                ("GroupName", BALANCER),
+                ("GroupDescription", "load balancer of the local cloud"),
+                ("VpcId", &vpc),
+            ],
+        )
+        .await?;
+    let balancer_group = first(&balancer_group, "groupId").context("CreateSecurityGroup")?;
     let elb = Elbv2::new(&sdk);
-    let balancer = load_balancer(&elb, &subnets)
+    let balancer = load_balancer(&elb, &subnets, &balancer_group)
         .await
         .context("load balancer")?;
     let group = target_group(&elb, &vpc).await.context("target group")?;
-    Ok(BTreeMap::from([
-        ("BUCKET", bucket),
-        ("VPC_ID", vpc),
-        ("SUBNET_ID", subnets.first().cloned().unwrap_or_default()),
-        ("SUBNET_IDS", subnets.join(",")),
-        ("LOAD_BALANCER_ARN", balancer),
-        ("TARGET_GROUP_ARN", group),
-    ]))
+    listener(&elb, &balancer, &group)
+        .await
+        .context("listener")?;
+    let mut made = BTreeMap::from([
+        ("BUCKET".to_owned(), bucket),
+        ("VPC_ID".to_owned(), vpc),
+        ("SUBNET_IDS".to_owned(), subnets.join(",")),
+        ("LOAD_BALANCER_ARN".to_owned(), balancer),
+        ("TARGET_GROUP_ARN".to_owned(), group),
+    ]);
+    // One by one too, since `azs` of a configuration takes one subnet for each zone.
+    made.extend(
+        (1..)
+            .zip(subnets)
+            .map(|(n, id)| (format!("SUBNET_ID_{n}"), id)),
+    );
+    Ok(made)
 }
 
 /// The role of `role_arn`, which porter assumes.
@@ -224,11 +246,12 @@ const BALANCER: &str = "porter-local";
 
 /// The SDK repeats a call whose answer got lost, and then MiniStack has the resource already, which AWS would take for
 /// the same request. So one that exists is the one that was wanted.
-async fn load_balancer(elb: &Elbv2, subnets: &[String]) -> Result<String> {
+async fn load_balancer(elb: &Elbv2, subnets: &[String], security_group: &str) -> Result<String> {
     let create = elb
         .create_load_balancer()
         .name(BALANCER)
         .set_subnets(Some(subnets.to_vec()))
+        .security_groups(security_group)
         .send()
         .await;
     let made = match create {
@@ -281,4 +304,29 @@ async fn target_group(elb: &Elbv2, vpc: &str) -> Result<String> {
     made.into_iter()
         .find_map(|g| g.target_group_arn)
         .context("it has no ARN")
+}
+
+/// What makes the load balancer the target group's own.
+async fn listener(elb: &Elbv2, balancer: &str, group: &str) -> Result<()> {
+    let forward = Forward::builder()
+        .r#type(ActionTypeEnum::Forward)
+        .target_group_arn(group)
+        .build();
+    let create = elb
+        .create_listener()
+        .load_balancer_arn(balancer)
+        .protocol(ProtocolEnum::Http)
+        .port(80)
+        .default_actions(forward)
+        .send()
+        .await;
+    match create {
+        Err(e)
+            if e.as_service_error()
+                .is_some_and(|e| e.is_duplicate_listener_exception()) =>
+        {
+            Ok(())
+        }
+        other => Ok(other.map(drop)?),
+    }
 }

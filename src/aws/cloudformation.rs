@@ -484,19 +484,6 @@ impl CloudFormation {
         }
     }
 
-    /// Carries a change set out.
-    ///
-    /// # Errors
-    /// Nothing was changed.
-    pub async fn execute_change_set(&self, id: &str, token: &str) -> Result<(), Error> {
-        let call = self.client.execute_change_set().change_set_name(id);
-        call.client_request_token(token)
-            .send()
-            .await
-            .map_err(self.site.failed("ExecuteChangeSet"))
-            .map(drop)
-    }
-
     /// Forgets a change set.
     ///
     /// # Errors

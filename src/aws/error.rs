@@ -38,6 +38,10 @@ pub struct Error {
     pub kind: Kind,
 }
 
+/// What to look at when nobody answers.
+const UNREACHED: &str = "is the network up, and does AWS_ENDPOINT_URL, if set, name a running endpoint? (`porter local \
+     status` tells of a local cloud)";
+
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
@@ -65,6 +69,9 @@ impl Error {
                  (without the latter S3 also answers 403 for an object that does not exist)"
                     .to_owned(),
             ),
+            Kind::Denied | Kind::Transient if self.code.is_none() && text.contains("connect") => {
+                Some(UNREACHED.to_owned())
+            }
             Kind::Denied if text.contains("credential") && self.code.is_none() => {
                 Some("no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned())
             }
@@ -74,9 +81,7 @@ impl Error {
                 self.operation,
                 self.region
             )),
-            Kind::Transient if self.code.is_none() => {
-                Some("is the network up, and does AWS_ENDPOINT_URL, if set, name a running endpoint?".to_owned())
-            }
+            Kind::Transient if self.code.is_none() => Some(UNREACHED.to_owned()),
             _ => None,
         }
     }
@@ -262,6 +267,25 @@ mod tests {
         for (status, code, kind) in cases {
             assert_eq!(classify(status, code), kind, "{status:?} {code:?}");
         }
+    }
+
+    #[test]
+    fn who_can_not_be_reached_is_not_told_to_look_for_credentials() {
+        let site = Site {
+            service: "STS",
+            region: "us-east-1".into(),
+        };
+        let failed = |message: &str| Error {
+            kind: Kind::Denied,
+            ..site.local("GetCallerIdentity", message)
+        };
+        // With a role to assume, the SDK wraps the refused connection of a missing endpoint this way.
+        let unreached = failed(
+            "dispatch failure: an error occurred while loading credentials: io error: tcp connect error: Connection refused",
+        );
+        assert_eq!(unreached.hint().as_deref(), Some(UNREACHED));
+        let none = failed("the credential provider was not enabled");
+        assert!(none.hint().unwrap().contains("AWS_PROFILE"));
     }
 
     #[test]

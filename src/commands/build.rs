@@ -36,7 +36,15 @@ pub(super) fn load() -> Result<config::Loaded, Failure> {
             format!("{CONFIG} has {n} error{}", if n == 1 { "" } else { "s" }),
         )
         .hint("docs/configuration.md lists every key");
-        errors.errors().iter().fold(failure, Failure::detail)
+        let failure = errors.errors().iter().fold(failure, Failure::detail);
+        // The example's variables, in a shell that has not taken them.
+        if failure.details.iter().any(|d| d.contains("`PORTER_LOCAL_")) {
+            failure.hint(
+                "`eval \"$(porter local env)\"` sets the variables of a local cloud that is up",
+            )
+        } else {
+            failure
+        }
     })
 }
 
@@ -185,16 +193,20 @@ pub(super) async fn pack(args: Pack, output: Output) -> Result<(), Failure> {
     let stop = stop_on_signals()?;
     let root = repository()?;
     let out = root.join(OUT);
-    // Its warnings are said when it is read for the pack itself.
-    let config = load()?.config;
-    forbid_pack_in_blackout(&config, args.override_blackout.as_deref(), &console)?;
-    let stats = StatsCredentials::create(&out).map_err(|e| {
+    // First of all: a pack that fails, in a hook or by a typo in the configuration, must not be followed by a deployment
+    // of what was packed before.
+    let unwritable = |e| {
         Failure::because(
             Exit::Failure,
             format!("{} can't be written", out.display()),
             e,
         )
-    })?;
+    };
+    pack::forget(&out).map_err(unwritable)?;
+    // Its warnings are said when it is read for the pack itself.
+    let config = load()?.config;
+    forbid_pack_in_blackout(&config, args.override_blackout.as_deref(), &console)?;
+    let stats = StatsCredentials::create(&out).map_err(unwritable)?;
     let context = HookContext {
         root: root.clone(),
         out: out.clone(),

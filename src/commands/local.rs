@@ -108,13 +108,23 @@ fn time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// For the operator: what is missing on this machine, what did not start and the end of its log, what could not be removed.
 pub async fn run(command: LocalCommand, output: Output) -> Result<(), Failure> {
-    dispatch(command, output).await.map_err(failure)
+    match dispatch(command, output).await {
+        // Whoever read has had enough (`porter local logs | head`).
+        Err(e) if is_broken_pipe(&e) => Ok(()),
+        done => done.map_err(failure),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// What is missing on this machine becomes one line each, with the packages as advice.
 fn failure(error: anyhow::Error) -> Failure {
     let Some(missing) = error.downcast_ref::<Missing>() else {
-        return Failure::because(Exit::Failure, "local cloud", error);
+        return Failure::because(Exit::Failure, "porter local", error);
     };
     let failure = missing.problems.iter().fold(
         Failure::new(Exit::Failure, Missing::SUMMARY),

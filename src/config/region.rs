@@ -204,7 +204,7 @@ fn default_image(instance_type: &str) -> String {
 }
 
 /// Graviton and Grace types have a `g` after the generation (`t4g`, `c7gn`, `im4gn`, `p6e-gb200`); `a1` came first.
-fn is_arm(instance_type: &str) -> bool {
+pub(crate) fn is_arm(instance_type: &str) -> bool {
     let family = instance_type.split('.').next().unwrap_or(instance_type);
     let options = family
         .trim_start_matches(|c: char| c.is_ascii_lowercase())

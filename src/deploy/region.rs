@@ -171,7 +171,7 @@ impl<'a> Deployment<'a> {
             .sts()
             .whoami()
             .await
-            .map_err(|e| aws_failure(&region.name, "AWS does not know us", e))?;
+            .map_err(|e| aws_failure(&region.name, "no access to AWS", e))?;
         let user_template = match &region.stack_definition_path {
             None => None,
             Some(path) => Some(

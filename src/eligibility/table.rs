@@ -362,7 +362,7 @@ fn d_qa_8_one_region_every_row_of_the_table_agrees_with_the_specification() {
         for on_ineligible in [OnIneligible::Provision, OnIneligible::Fail] {
             let settings = settings(on_ineligible);
             let assessed = assess(&facts, &settings, now);
-            // D-QA-8: every reason is reported, not only the first.
+            // D-QA-8, D-HOT-10: every reason is reported, not only the first, for every status.
             assert_eq!(
                 words(&assessed[0].reasons),
                 expected.iter().map(|s| (*s).to_owned()).collect(),

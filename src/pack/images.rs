@@ -70,15 +70,13 @@ pub fn wanted(config: &mut Config) -> Vec<Wanted> {
     all
 }
 
-/// The platform of an instance type: the attributes of Graviton families contain a `g` after the generation, as in
-/// `m7gd.large`; the first one was called `a1`.
+/// The platform of an instance type, in the words of the engine.
 pub fn platform(instance_type: &str) -> &'static str {
-    let family = instance_type.split('.').next().unwrap_or_default();
-    let attributes = family
-        .trim_start_matches(|c: char| !c.is_ascii_digit())
-        .trim_start_matches(|c: char| c.is_ascii_digit());
-    let is_arm = family == "a1" || (!family.contains('-') && attributes.contains('g'));
-    if is_arm { "linux/arm64" } else { "linux/amd64" }
+    if crate::config::is_arm(instance_type) {
+        "linux/arm64"
+    } else {
+        "linux/amd64"
+    }
 }
 
 /// A name for people and for hooks; identity is the digest (D-PACK-5, D-PACK-6). The seconds are the commit's, so that
@@ -233,6 +231,7 @@ mod tests {
             "g5g.xlarge",
             "a1.large",
             "r8g.metal-24xl",
+            "p6e-gb200.36xlarge",
         ] {
             assert_eq!(platform(arm), "linux/arm64", "{arm}"); // D-PACK-20
         }

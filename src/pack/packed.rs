@@ -226,7 +226,10 @@ fn expect(path: &Path, expected: &Digest) -> Result<Vec<u8>, NotPacked> {
 }
 
 /// Makes the last payload unusable before a new one is begun, and returns its manifest for comparison.
-pub(super) fn forget(out: &Path) -> io::Result<Option<Manifest>> {
+///
+/// # Errors
+/// The record of the last payload can't be removed.
+pub fn forget(out: &Path) -> io::Result<Option<Manifest>> {
     match fs::remove_file(out.join("payload.json")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -232,6 +232,7 @@ proptest! {
     fn d_qa_4_no_delivery_order_repetition_or_stranger_makes_a_false_verdict(
         (stories, queue) in prop::sample::select(vec![1usize, 2, 40, 41, 500]).prop_flat_map(deliveries)
     ) {
+        // D-QA-4
         let hosts = stories.len();
         let mut tally = tally(hosts);
         let mut oracle = Oracle::default();

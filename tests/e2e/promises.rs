@@ -184,8 +184,39 @@ fn swap_under_load(cloud: &Cloud) -> Result<(), String> {
     );
     let seen = load.end();
 
+    // D-HOT-1: the promoted stack is updated in place; the hosts are those from before.
     all_serve(cloud, &service, "v2");
+    let instances = |hosts: &[Value]| {
+        hosts
+            .iter()
+            .map(|h| text(&h["instance"]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(instances(&hosts_of(cloud, &service)), instances(&hosts));
     assert_eq!(seen.failures, Vec::<String>::new());
+    // D-HOT-19: the seed's steps, in the seed's order.
+    let steps: Vec<_> = (1..=7)
+        .map(|n| said.stderr.find(&format!("[{n}/7]")))
+        .collect();
+    assert!(
+        steps.iter().all(Option::is_some) && steps.is_sorted(),
+        "{}",
+        said.stderr
+    );
+    // D-CLI-7, D-HOT-23, D-CLI-47: what the run leaves for scripts.
+    let left = |name: &str| {
+        let bytes = std::fs::read(service.path().join(".porter-tmp").join(name)).expect(name);
+        serde_json::from_slice::<Value>(&bytes).expect(name)
+    };
+    let state = left("provision_state.json");
+    assert_eq!(
+        (&state["Hotswap"], &state["outcome"]),
+        (&true.into(), &"success".into())
+    );
+    assert_eq!(
+        left("template.us-east-1.json"),
+        left("CloudFormationTemplate.json")
+    );
     assert!(
         seen.answers.contains_key("v1") && seen.answers.contains_key("v2"),
         "{:?}",

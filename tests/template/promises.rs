@@ -3,7 +3,7 @@
 use super::scenario::{self, Scenario};
 use contract::digest::Digest;
 use porter::{
-    capacity::Sizes,
+    capacity::{self, CapacityError, Sizes},
     template::{Deployment, Destination, ParameterValue, TemplateError, sizes},
 };
 use serde_json::{Value, json};
@@ -158,6 +158,35 @@ fn d_tpl_53_a_new_agent_tool_or_bootstrap_code_changes_metadata_and_unpropagated
             );
         }
     }
+}
+
+#[test]
+fn d_hot_15_the_test_vectors_of_the_specification() {
+    // D-HOT-15, D-HOT-13: from what stands in the template to the answer; absent sizes are `instance_count`, both ends
+    // are inclusive, and zero is a size.
+    let mut scenario = Scenario::target_group();
+    scenario.region().instance_count = 2;
+    let mut answer = |properties: &str, desired_p| {
+        let template = format!(
+            "Resources: {{G: {{Type: 'AWS::AutoScaling::AutoScalingGroup', Properties: {properties}}}}}"
+        );
+        let template = sizes(Some(&template), scenario.region(), &BTreeMap::new()).unwrap();
+        let promoted = Sizes {
+            min: 0,
+            max: 9,
+            desired: desired_p,
+        };
+        capacity::check(template, Some(promoted))
+    };
+    let refused = |min, max, desired| Err(CapacityError { min, max, desired });
+    assert_eq!(answer("{MinSize: 1, MaxSize: 3}", 1), Ok(1));
+    assert_eq!(answer("{MinSize: 1, MaxSize: 3}", 3), Ok(3));
+    assert_eq!(answer("{MinSize: 1, MaxSize: 3}", 0), refused(1, 3, 0));
+    assert_eq!(answer("{MinSize: 1, MaxSize: 3}", 4), refused(1, 3, 4));
+    assert_eq!(answer("{MinSize: 2, MaxSize: 2}", 2), Ok(2));
+    assert_eq!(answer("{MinSize: '1', MaxSize: '3'}", 2), Ok(2));
+    assert_eq!(answer("{}", 3), refused(2, 2, 3));
+    assert_eq!(answer("{MinSize: 0, MaxSize: 4}", 0), Ok(0));
 }
 
 #[test]
@@ -371,6 +400,7 @@ fn d_tpl_38_sizes_are_resolved_from_parameters_mappings_and_conditions() {
         ("{MinSize: !Ref E}", "no value before"),
         ("{MinSize: many}", "not a number of hosts"),
         ("{MinSize: -1}", "not a number of hosts"),
+        ("{MinSize: 1.5}", "not a number of hosts"),
     ] {
         let error = found(&mut scenario, properties, &[]).unwrap_err();
         assert!(

@@ -821,6 +821,9 @@ fn the_example_service_is_accepted_once_the_local_cloud_has_set_its_variables() 
         let value = match name {
             "PORTER_LOCAL_ROLE_ARN" => "arn:aws:iam::000000000000:role/porter-deploy",
             "PORTER_LOCAL_BUCKET" => "porter-local",
+            "PORTER_LOCAL_VPC_ID" => "vpc-00000001",
+            "PORTER_LOCAL_SUBNET_ID_1" => "subnet-00000001",
+            "PORTER_LOCAL_SUBNET_ID_2" => "subnet-00000002",
             "PORTER_LOCAL_TARGET_GROUP_ARN" => {
                 "arn:aws:elasticloadbalancing:us-east-1:000000000000:targetgroup/hello/0a1b"
             }
