@@ -9,7 +9,7 @@ use crate::{
     cli::{Build, Cli, Command, ConfigCommand, Hotswap, Output},
     error::{Exit, Failure},
 };
-use std::path::Path;
+use std::{io::Write, path::Path};
 use tokio_util::sync::CancellationToken;
 
 /// Where later phases find what earlier ones left (D-CLI-44).
@@ -65,7 +65,9 @@ pub fn stop_on_signals() -> Result<CancellationToken, Failure> {
         let mut next =
             async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
         next().await;
-        eprintln!("interrupted: finishing the current step; interrupt again to end at once");
+        // With stderr closed there is nobody to tell, and the token matters all the same.
+        let text = "interrupted: finishing the current step; interrupt again to end at once";
+        drop(writeln!(std::io::stderr(), "{text}"));
         token.cancel();
         next().await;
         std::process::exit(i32::from(Exit::Interrupted.code()));
@@ -84,6 +86,6 @@ fn print<T: serde::Serialize>(
         Output::Json => serde_json::to_string_pretty(json)
             .map_err(|e| Failure::because(Exit::Failure, "the result can't be written", e))?,
     };
-    println!("{}", line.trim_end());
-    Ok(())
+    writeln!(std::io::stdout(), "{}", line.trim_end())
+        .map_err(|e| Failure::because(Exit::Failure, "the result can't be written to stdout", e))
 }

@@ -35,7 +35,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if output == Output::Json {
-                println!("{}", serde_json::json!({ "error": failure }));
+                let json = serde_json::json!({ "error": failure });
+                drop(writeln!(std::io::stdout(), "{json}"));
             }
             drop(writeln!(std::io::stderr(), "{failure}"));
             failure.exit.code().into()

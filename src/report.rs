@@ -69,6 +69,8 @@ pub enum Outcome {
     Failed,
     /// No verdict: the deadline or an interrupt came first.
     Unknown,
+    /// The region was not asked for anything: it is as it was before the run.
+    Untouched,
     /// The instance left its group during the swap.
     Left,
 }
@@ -211,6 +213,7 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Success => "success",
         Outcome::Failed => "failed",
         Outcome::Unknown => "unknown",
+        Outcome::Untouched => "untouched",
         Outcome::Left => "left",
     }
 }

@@ -68,6 +68,14 @@ impl Error {
             Kind::Denied if text.contains("credential") && self.code.is_none() => {
                 Some("no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned())
             }
+            Kind::Denied
+                if matches!(
+                    self.code.as_deref(),
+                    Some("InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch")
+                ) =>
+            {
+                Some("AWS does not accept these credentials: check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned())
+            }
             Kind::Denied => Some(format!(
                 "allow {}:{} for the role that porter uses in {}",
                 self.service.to_ascii_lowercase(),
@@ -262,6 +270,25 @@ mod tests {
         for (status, code, kind) in cases {
             assert_eq!(classify(status, code), kind, "{status:?} {code:?}");
         }
+    }
+
+    #[test]
+    fn wrong_credentials_are_told_from_a_missing_permission() {
+        let site = Site {
+            service: "STS",
+            region: "us-east-1".into(),
+        };
+        let mut error = site.local("GetCallerIdentity", "The security token is invalid");
+        error.kind = Kind::Denied;
+        error.code = Some("InvalidClientTokenId".into());
+        assert!(error.hint().unwrap().contains("AWS_PROFILE"));
+        error.code = Some("AccessDenied".into());
+        assert!(
+            error
+                .hint()
+                .unwrap()
+                .contains("allow sts:GetCallerIdentity")
+        );
     }
 
     #[test]
