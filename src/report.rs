@@ -181,7 +181,8 @@ impl Report {
                     host.instance,
                     word(host.outcome),
                     host.serving.as_ref().map_or("?", |d| d.short()),
-                    host.seconds.values().sum::<f64>(),
+                    // The sum of nothing is -0.0.
+                    host.seconds.values().sum::<f64>() + 0.0,
                     host.seconds.get(&Step::Fetch).unwrap_or(&0.0),
                     host.seconds.get(&Step::Load).unwrap_or(&0.0),
                     host.seconds.get(&Step::Start).unwrap_or(&0.0),
@@ -222,3 +223,6 @@ fn word(outcome: Outcome) -> &'static str {
 pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,8 @@ const STATUS_LIMIT: Duration = Duration::from_secs(5);
 /// What follows an end of the wait while hosts swap.
 const ON_THEIR_OWN: &str = "the hosts go on by themselves until the deadline; `porter build provision` finishes what they do not";
 /// What follows an end of the wait while hosts are being built.
-const TAKEN_AWAY: &str = "the new stacks are deleted again";
+const TAKEN_AWAY: &str =
+    "the new stacks are deleted again, unless STACK_CREATION_ON_FAILURE=DO_NOTHING keeps them";
 
 impl Deployment<'_> {
     /// The instances of every asked region's group: all that are InService, and for a new stack as many as it wants. The
@@ -281,7 +282,7 @@ fn judge(
         End::Ended(Ended::HostsFailed(Verdict::Failed { hosts })) => Failure::new(
             exit,
             format!(
-                "{region} is not finished: {} of {all} hosts failed, {done} are done",
+                "{region} is not finished: {} of {all} hosts failed, {done} done",
                 hosts.len()
             ),
         ),
