@@ -29,6 +29,14 @@ pub const ALL: &[(&str, Promise)] = &[
         "d_hot_9_without_a_load_balancer_the_newest_stack_is_swapped",
         without_load_balancer,
     ),
+    (
+        "d_cli_5_an_interrupt_in_every_phase_of_a_provision_takes_the_new_stack_away_again",
+        interrupted_provision,
+    ),
+    (
+        "d_pay_3_a_bucket_that_is_not_there_is_named_before_anything_is_built",
+        missing_bucket,
+    ),
 ];
 
 /// What CloudFormation in us-west-2 answers to UpdateStack instead of doing it.
@@ -205,4 +213,74 @@ fn without_load_balancer(cloud: &Cloud) -> Result<(), String> {
     );
     serves(cloud, &service, "us-east-1", "v2");
     done(cloud, &service, &["us-east-1"])
+}
+
+fn interrupted_provision(cloud: &Cloud) -> Result<(), String> {
+    const PROVISION: [&str; 5] = ["build", "provision", "-e", "stage", "--no-hotswap"];
+    let mut service = Service::new("halted");
+    service.instance_count = 1;
+    service.hooks =
+        "hooks:\n  post_provision:\n  - {executable: note, run_condition: fail}\n".into();
+    service.hook("note", "echo called >> seen-by-note");
+    service.commit();
+    service.provisioned(cloud);
+    let (kept, stacks) = (service.stack(), cloud.stacks());
+    for phase in ["[1/7]", "[2/7]", "[3/7]", "[4/7]", "[5/7]", "[6/7]"] {
+        let mut provision = cloud.porter_watched(service.path(), &PROVISION);
+        provision.until(phase, Duration::from_secs(60));
+        provision.interrupt();
+        let said = provision.end(Duration::from_secs(120));
+        // D-CLI-2, D-CLI-5, D-PROV-8: it ends by itself, and nothing that it built is left.
+        assert_eq!(said.status, 130, "{phase}: {}", said.all());
+        assert!(said.stderr.contains("hint:"), "{phase}: {}", said.all());
+        assert_eq!(cloud.stacks(), stacks, "{phase}: {}", said.all());
+        if phase != "[1/7]" {
+            assert_eq!(service.report()["outcome"], "unknown", "{phase}");
+            // D-CLI-46: what was interrupted can't be promoted.
+            let said = service.run(cloud, &["build", "promote"]);
+            assert_eq!(said.status, 1, "{phase}: {}", said.all());
+        }
+        let noted = std::fs::read_to_string(service.path().join("seen-by-note"));
+        // D-HOOK-13: the clean-up hook runs in every phase but the first, in which nothing was decided yet.
+        assert_eq!(noted.is_ok(), phase != "[1/7]", "{phase}");
+    }
+    // What was promoted before serves all the time.
+    let hosts = cloud.hosts();
+    let old = hosts.iter().find(|h| h["stack"] == kept.as_str());
+    let old = old.ok_or("the promoted stack has lost its host")?;
+    assert_eq!(load::get(&url(old)), Ok((200, "v1".into())));
+    cloud.delete_stack(&kept);
+    let gone = || {
+        cloud
+            .hosts()
+            .iter()
+            .all(|h| h["stack"] != kept.as_str())
+            .then_some(())
+    };
+    eventually("the stack's hosts are gone", Duration::from_secs(60), gone);
+    Ok(())
+}
+
+fn missing_bucket(cloud: &Cloud) -> Result<(), String> {
+    let mut service = Service::new("nobucket");
+    service.instance_count = 1;
+    service.commit();
+    let wrong = cloud.with("PORTER_LOCAL_BUCKET", "not-a-bucket-of-ours");
+    service.pack(&wrong);
+    let stacks = cloud.stacks();
+    let said = service.run(
+        &wrong,
+        &["build", "provision", "-e", "stage", "--no-hotswap"],
+    );
+    // D-PAY-3: the bucket and AWS's reason, and what has not happened.
+    assert_eq!(said.status, 1, "{}", said.all());
+    for expected in [
+        "not-a-bucket-of-ours",
+        "NoSuchBucket",
+        "no host has been asked for anything",
+    ] {
+        assert!(said.stderr.contains(expected), "{expected}: {}", said.all());
+    }
+    assert_eq!(cloud.stacks(), stacks);
+    Ok(())
 }
