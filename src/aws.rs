@@ -56,10 +56,12 @@ impl Session {
             .with_max_attempts(ATTEMPTS)
             .with_initial_backoff(FIRST_BACKOFF)
             .with_max_backoff(LONGEST_BACKOFF);
-        // No limit on whole calls: a part of an upload may take as long as the line needs; the SDK watches for stalls.
+        // An endpoint that takes connections and never answers must not hold a command for minutes. The longest call is
+        // a receive of 20 s; S3 has limits of its own, for uploads.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(5))
-            .read_timeout(Duration::from_secs(40))
+            .read_timeout(Duration::from_secs(25))
+            .operation_timeout(Duration::from_secs(60))
             .build();
         let config = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region.to_owned()))

@@ -65,7 +65,9 @@ pub fn stop_on_signals() -> Result<CancellationToken, Failure> {
         let mut next =
             async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
         next().await;
-        eprintln!("interrupted: finishing the current step; interrupt again to end at once");
+        // With stderr closed there is nobody to tell, and the token matters all the same.
+        let text = "interrupted: finishing the current step; interrupt again to end at once";
+        drop(writeln!(std::io::stderr(), "{text}"));
         token.cancel();
         next().await;
         std::process::exit(i32::from(Exit::Interrupted.code()));

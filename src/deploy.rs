@@ -153,16 +153,19 @@ async fn update_and_wait(
 ) -> Result<(), Failure> {
     let console = deployment.console;
     console.say("[4/7] UpdateStack");
-    deployment.update(targets, prepared).await?;
-    run.save(deployment, targets)?;
+    // From here on hosts are swapping: whatever fails, those that were asked are followed to their verdict (D-HOT-41).
+    let mut results = deployment.update(targets, prepared).await?;
+    run.note(deployment, targets);
 
     console.say("[5/7] determine the instances of the Auto Scaling group");
-    deployment.roster(targets, DecisionKind::HotSwap).await?;
+    results.extend(deployment.roster(targets, DecisionKind::HotSwap).await);
 
     console.say("[6/7] receive from the signal queue until every instance has reported");
-    deployment
+    let verdicts = deployment
         .follow_hosts(targets, DecisionKind::HotSwap)
-        .await
+        .await;
+    results.extend(verdicts);
+    stacks::all(results).map(drop)
 }
 
 /// The template asks for more than a swap may change: new hosts get it.
@@ -179,6 +182,7 @@ async fn instead_of_swap(
         .say("  that is more than a hot swap may change, so new hosts are built");
     for target in targets.iter_mut() {
         target.stack = None;
+        target.stack_status = None;
     }
     provision(deployment, targets).await
 }
@@ -226,14 +230,15 @@ async fn create_and_wait(
     let console = deployment.console;
     console.say("[4/7] CreateStack");
     deployment.create(targets, prepared).await?;
-    run.save(deployment, targets)?;
+    run.note(deployment, targets);
 
     console.say("[5/7] follow the stack until it is complete, and determine its instances");
     deployment.follow_stacks(targets, prepared).await?;
-    deployment.roster(targets, DecisionKind::Provision).await?;
+    stacks::all(deployment.roster(targets, DecisionKind::Provision).await)?;
 
     console.say("[6/7] receive from the signal queue until every instance has booted");
-    deployment
+    let verdicts = deployment
         .follow_hosts(targets, DecisionKind::Provision)
-        .await
+        .await;
+    stacks::all(verdicts).map(drop)
 }

@@ -69,6 +69,8 @@ pub enum Outcome {
     Failed,
     /// No verdict: the deadline or an interrupt came first.
     Unknown,
+    /// The region was not asked for anything: it is as it was before the run.
+    Untouched,
     /// The instance left its group during the swap.
     Left,
 }
@@ -179,7 +181,8 @@ impl Report {
                     host.instance,
                     word(host.outcome),
                     host.serving.as_ref().map_or("?", |d| d.short()),
-                    host.seconds.values().sum::<f64>(),
+                    // The sum of nothing is -0.0.
+                    host.seconds.values().sum::<f64>() + 0.0,
                     host.seconds.get(&Step::Fetch).unwrap_or(&0.0),
                     host.seconds.get(&Step::Load).unwrap_or(&0.0),
                     host.seconds.get(&Step::Start).unwrap_or(&0.0),
@@ -211,6 +214,7 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Success => "success",
         Outcome::Failed => "failed",
         Outcome::Unknown => "unknown",
+        Outcome::Untouched => "untouched",
         Outcome::Left => "left",
     }
 }
@@ -219,3 +223,6 @@ fn word(outcome: Outcome) -> &'static str {
 pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
+
+#[cfg(test)]
+mod tests;

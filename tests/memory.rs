@@ -1,14 +1,19 @@
-//! Packing streams: the size of an image does not show in porter's memory.
+//! Packing and uploading stream: the size of an image does not show in porter's memory.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod support;
 
 use bytes::Bytes;
+use contract::manifest::{self, Image, Layer, Manifest};
 use futures::stream;
 use porter::{
+    aws::s3::Put,
     pack::{self, Cache, Options, split_stream},
-    payload::blobs::{self, BlobStore},
+    payload::{
+        blobs::{self, BlobStore},
+        upload,
+    },
 };
 use std::{
     io::{self, Read},
@@ -20,6 +25,8 @@ const IMAGE: u64 = 2 * 1024 * 1024 * 1024;
 const LIMIT: u64 = 128 * 1024 * 1024;
 /// Tells the child process from its parent.
 const CHILD: &str = "PORTER_TEST_MEMORY_CHILD";
+/// Tells the child process where the bucket is.
+const ENDPOINT: &str = "PORTER_TEST_MEMORY_ENDPOINT";
 
 /// Peak resident memory of this process, as the kernel counted it.
 fn peak() -> u64 {
@@ -188,9 +195,14 @@ fn child_with_docker() {
 
 /// Runs the test of that name in a process of its own and returns the peak that it prints.
 fn measured(test: &str) -> u64 {
+    measured_with(test, &[])
+}
+
+fn measured_with(test: &str, variables: &[(&str, &str)]) -> u64 {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(CHILD, "1")
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -230,4 +242,113 @@ fn d_pay_7_a_whole_pack_with_the_engine_streams_context_and_image() {
         return child_with_docker();
     }
     assert!(measured("d_pay_7_a_whole_pack_with_the_engine_streams_context_and_image") < LIMIT); // D-PAY-7
+}
+
+/// Uploads four layers of incompressible bytes to an AWS that we did not write, as `build provision` does.
+fn child_with_bucket() {
+    const LAYER: u64 = 64 * 1024 * 1024;
+    const BUCKET: &str = "porter-memory";
+    let layers: u64 = std::env::var("PORTER_TEST_UPLOAD_LAYERS").map_or(16, |n| n.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let store = BlobStore::below(&porter::payload::folder(folder.path()));
+    let layers = (0..layers).map(|n| {
+        let mut writer = store.writer().unwrap();
+        // Different layers, or one would be the other.
+        io::Write::write_all(&mut writer, &n.to_le_bytes()).unwrap();
+        io::copy(&mut Noise::new(LAYER), &mut writer).unwrap();
+        let blob = writer.finish().unwrap();
+        Layer {
+            diff_id: blob.digest.clone(),
+            unpacked: blob.size,
+            blob,
+        }
+    });
+    let image = Image {
+        reference: "memory/memory:x".into(),
+        platform: "linux/amd64".into(),
+        layers: layers.collect(),
+        config: store.add(b"{}").unwrap(),
+    };
+    let total: u64 = image.layers.iter().map(|l| l.blob.size).sum();
+    let manifest = Manifest {
+        v: manifest::FORMAT,
+        service: "memory".into(),
+        version: "abc1234".into(),
+        config: store.add(b"config").unwrap(),
+        images: [("web".to_owned(), image)].into(),
+        hosts: Default::default(),
+    };
+    let bytes = manifest.to_bytes();
+    let path = porter::payload::folder(folder.path()).join("manifest.json");
+    std::fs::write(path, &bytes).unwrap();
+    let packed = pack::Packed {
+        out: folder.path().to_owned(),
+        manifest,
+        payload: blobs::digest(&bytes),
+        manifest_size: bytes.len() as u64,
+        summary: vec![],
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let config = aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .region(aws_config::Region::new("us-east-1"))
+            .endpoint_url(std::env::var(ENDPOINT).unwrap())
+            .credentials_provider(aws_sdk_s3::config::Credentials::new(
+                "test", "test", None, None, "tests",
+            ))
+            .load()
+            .await;
+        aws_sdk_s3::Client::from_conf(
+            aws_sdk_s3::config::Builder::from(&config)
+                .force_path_style(true)
+                .build(),
+        )
+        .create_bucket()
+        .bucket(BUCKET)
+        .send()
+        .await
+        .unwrap();
+        let s3 = porter::aws::Session::with(config, None).await.s3();
+        let (look, store) = (s3.clone(), s3);
+        let bucket = upload::Bucket {
+            size: Box::new(move |key| {
+                let (s3, key) = (look.clone(), key.to_owned());
+                Box::pin(async move { Ok(s3.head(BUCKET, &key).await?.map(|h| h.size)) })
+            }),
+            put: Box::new(move |object| {
+                let s3 = store.clone();
+                Box::pin(async move {
+                    let put = Put {
+                        content_type: object.content_type,
+                        kms_key: None,
+                    };
+                    Ok(s3
+                        .put_file(BUCKET, &object.key, &object.path, &put, |_| {})
+                        .await?)
+                })
+            }),
+        };
+        let done = upload::upload(&packed, &bucket, &|_| {}).await.unwrap();
+        assert!(done.bytes > total, "{done:?}");
+    });
+    println!("peak {}", peak());
+}
+
+#[test]
+fn d_pay_7_d_qa_11_an_upload_takes_less_than_128_mib_of_memory_whatever_its_size() {
+    const NAME: &str =
+        "d_pay_7_d_qa_11_an_upload_takes_less_than_128_mib_of_memory_whatever_its_size";
+    if std::env::var_os(CHILD).is_some() {
+        return child_with_bucket();
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let emulator = runtime
+        .block_on(local_cloud::emulator::Emulator::start())
+        .unwrap();
+    let peak = measured_with(NAME, &[(ENDPOINT, emulator.endpoint())]);
+    assert!(peak < LIMIT); // D-PAY-7, D-QA-11
 }

@@ -72,8 +72,22 @@ impl Error {
             Kind::Denied | Kind::Transient if self.code.is_none() && text.contains("connect") => {
                 Some(UNREACHED.to_owned())
             }
+            Kind::Denied
+                if self.code.is_none()
+                    && ["accessdenied", "not authorized"].iter().any(|t| text.contains(t)) =>
+            {
+                Some("the role_arn of this region can't be assumed: allow sts:AssumeRole on it for these credentials, and let the role trust them".to_owned())
+            }
             Kind::Denied if text.contains("credential") && self.code.is_none() => {
                 Some("no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned())
+            }
+            Kind::Denied
+                if matches!(
+                    self.code.as_deref(),
+                    Some("InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch")
+                ) =>
+            {
+                Some("AWS does not accept these credentials: check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned())
             }
             Kind::Denied => Some(format!(
                 "allow {}:{} for the role that porter uses in {}",
@@ -143,9 +157,8 @@ impl Site {
             None => chain(error),
         };
         let mut kind = classify(status, code.as_deref());
-        // Without an answer the cause is the way there: the network, or credentials that can't be had.
-        if status.is_none() && message.to_ascii_lowercase().contains("credential") {
-            kind = Kind::Denied;
+        if status.is_none() {
+            kind = unanswered(&message);
         }
         if matches!(error, SdkError::ConstructionFailure(_)) && kind == Kind::Transient {
             kind = Kind::Refused;
@@ -180,6 +193,23 @@ impl Site {
             message: message.to_string(),
             ..self.incomplete(operation, "")
         }
+    }
+}
+
+/// Pure: without an answer the cause is the way there: the network, or credentials that can't be had. Those may be
+/// behind the network too, as with a role to assume.
+fn unanswered(message: &str) -> Kind {
+    let text = message.to_ascii_lowercase();
+    let network = [
+        "connect error",
+        "dns error",
+        "timed out",
+        "connection refused",
+    ];
+    if text.contains("credential") && !network.iter().any(|n| text.contains(n)) {
+        Kind::Denied
+    } else {
+        Kind::Transient
     }
 }
 
@@ -286,6 +316,36 @@ mod tests {
         assert_eq!(unreached.hint().as_deref(), Some(UNREACHED));
         let none = failed("the credential provider was not enabled");
         assert!(none.hint().unwrap().contains("AWS_PROFILE"));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_down_is_not_taken_for_missing_credentials() {
+        let text = "dispatch failure: other: an error occurred while loading credentials: io error: client error \
+                    (Connect): tcp connect error: Connection refused (os error 111)";
+        assert_eq!(unanswered(text), Kind::Transient);
+        let text = "dispatch failure: other: an error occurred while loading credentials: no providers in chain";
+        assert_eq!(unanswered(text), Kind::Denied);
+        let text = "identity resolver timed out after 43.5s";
+        assert_eq!(unanswered(text), Kind::Transient);
+    }
+
+    #[test]
+    fn wrong_credentials_are_told_from_a_missing_permission() {
+        let site = Site {
+            service: "STS",
+            region: "us-east-1".into(),
+        };
+        let mut error = site.local("GetCallerIdentity", "The security token is invalid");
+        error.kind = Kind::Denied;
+        error.code = Some("InvalidClientTokenId".into());
+        assert!(error.hint().unwrap().contains("AWS_PROFILE"));
+        error.code = Some("AccessDenied".into());
+        assert!(
+            error
+                .hint()
+                .unwrap()
+                .contains("allow sts:GetCallerIdentity")
+        );
     }
 
     #[test]

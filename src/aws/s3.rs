@@ -1,6 +1,7 @@
 //! Objects: is it there, put it there from a file without holding it in memory, fetch it into a file.
 
 use super::{Error, Kind, Session, error::Site};
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::{
     primitives::{ByteStream, Length},
     types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass},
@@ -17,6 +18,11 @@ const PART: u64 = 8 * 1024 * 1024;
 const MAX_PARTS: u64 = 10_000;
 /// Parts on the way at the same time. They are read from disk as they are sent, so memory holds buffers, not parts.
 const PARTS_AT_ONCE: usize = 4;
+/// One attempt at a part: on a slow line it may take long, and the SDK notices a line that stands still. This is for an
+/// endpoint that took everything and does not answer.
+const PART_LIMIT: Duration = Duration::from_secs(600);
+/// One attempt at a look-up.
+const LOOK_LIMIT: Duration = Duration::from_secs(15);
 
 /// S3 in one region.
 #[derive(Clone, Debug)]
@@ -52,12 +58,7 @@ impl S3 {
         let path_style = endpoint.as_deref().is_some_and(needs_path_style);
         let config = aws_sdk_s3::config::Builder::from(&session.config)
             .force_path_style(path_style)
-            // Parts on a slow line may take long; a line that stands still is noticed by the SDK.
-            .timeout_config(
-                aws_config::timeout::TimeoutConfig::builder()
-                    .connect_timeout(Duration::from_secs(5))
-                    .build(),
-            )
+            .timeout_config(timeouts(PART_LIMIT))
             .build();
         Self {
             client: aws_sdk_s3::Client::from_conf(config),
@@ -100,6 +101,10 @@ impl S3 {
             .head_object()
             .bucket(bucket)
             .key(key)
+            .customize()
+            .config_override(
+                aws_sdk_s3::config::Builder::new().timeout_config(timeouts(LOOK_LIMIT)),
+            )
             .send()
             .await;
         match call.map_err(self.site.failed("HeadObject")) {
@@ -321,6 +326,13 @@ impl S3 {
             .map_err(local)?;
         Ok(size)
     }
+}
+
+fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .operation_attempt_timeout(attempt)
+        .build()
 }
 
 /// Infrequent access for what is kept long and read once per host (D-PAY-2), standard for what is small (D-PAY-15).

@@ -1,6 +1,11 @@
 //! Who we are: the cheapest call that proves endpoint, credentials and role.
 
-use super::{Error, Session, error::Site};
+use super::{Error, Kind, Session, error::Site};
+use std::time::Duration;
+
+/// With the role's assumption and all repetitions: this is the first call of every command, and whoever typed a wrong
+/// endpoint waits for it.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// STS in one region.
 #[derive(Clone, Debug)]
@@ -35,12 +40,18 @@ impl Sts {
     /// There are no credentials, the role can't be assumed, or the endpoint does not answer.
     pub async fn whoami(&self) -> Result<Identity, Error> {
         const CALL: &str = "GetCallerIdentity";
-        let answer = self
-            .client
-            .get_caller_identity()
-            .send()
-            .await
-            .map_err(self.site.failed(CALL))?;
+        let call = self.client.get_caller_identity().send();
+        let answer = match tokio::time::timeout(LIMIT, call).await {
+            Ok(answer) => answer.map_err(self.site.failed(CALL))?,
+            Err(_) => {
+                return Err(Error {
+                    kind: Kind::Transient,
+                    ..self
+                        .site
+                        .local(CALL, format!("no answer within {} s", LIMIT.as_secs()))
+                });
+            }
+        };
         Ok(Identity {
             account: answer
                 .account

@@ -30,6 +30,7 @@ impl Deployment<'_> {
     /// Reads every region and decides. A running update is waited for within the swap's deadline (D-HOT-11).
     pub(super) async fn decide(&self, targets: &mut [Target]) -> Result<Decision, Failure> {
         let deadline = Timestamp::now() + self.environment.hot_swap.deadline;
+        let mut said = false;
         loop {
             self.unless_interrupted(UNTOUCHED, self.look(targets))
                 .await?;
@@ -38,8 +39,13 @@ impl Deployment<'_> {
             let assessments = eligibility::assess(&facts, &settings, Timestamp::now());
             let decision = eligibility::conclude(&assessments, &settings);
             if decision.may_pass_by_waiting() && Timestamp::now() < deadline && self.request.waits {
-                self.console
-                    .say("  an earlier update is still running; waiting for its end");
+                if !said {
+                    self.console.say(format!(
+                        "  an earlier update is still running; waiting up to {} s for its end",
+                        self.environment.hot_swap.deadline.as_secs()
+                    ));
+                    said = true;
+                }
                 self.unless_interrupted(UNTOUCHED, async {
                     tokio::time::sleep(UPDATE_POLL).await;
                     Ok(())

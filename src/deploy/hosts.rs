@@ -3,10 +3,10 @@
 use super::{
     Deployment,
     decide::QUEUE,
-    region::{Target, aws_failure},
-    stacks::all,
+    region::{Channel, Target, aws_failure},
 };
 use crate::{
+    aws,
     error::{Exit, Failure},
     report::{DecisionKind, Outcome},
     signals::{self, End, Ended, HostState, Mark, Pace, Phase, Received, Tally, Verdict, Watch},
@@ -14,28 +14,46 @@ use crate::{
 use contract::step::Step;
 use futures::future::join_all;
 use jiff::Timestamp;
-use std::{fs::OpenOptions, io::Write, path::Path, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Between two readings of a group that does not list its hosts yet.
 const ROSTER_POLL: Duration = Duration::from_secs(1);
+/// For the one reading of the stack's status that only the report wants.
+const STATUS_LIMIT: Duration = Duration::from_secs(5);
+/// What follows an end of the wait while hosts swap.
+const ON_THEIR_OWN: &str = "the hosts go on by themselves until the deadline; `porter build provision` finishes what they do not";
+/// What follows an end of the wait while hosts are being built.
+const TAKEN_AWAY: &str =
+    "the new stacks are deleted again, unless STACK_CREATION_ON_FAILURE=DO_NOTHING keeps them";
 
 impl Deployment<'_> {
-    /// The instances of every region's group: all that are InService, and for a new stack as many as it wants.
+    /// The instances of every asked region's group: all that are InService, and for a new stack as many as it wants. The
+    /// answer is one result for each region; one that fails is not followed.
     pub(super) async fn roster(
         &self,
         targets: &mut [Target],
         decision: DecisionKind,
-    ) -> Result<(), Failure> {
-        all(join_all(targets.iter_mut().map(|t| self.roster_of(t, decision))).await).map(drop)
+    ) -> Vec<Result<(), Failure>> {
+        let asked = targets.iter_mut().filter(|t| t.asked);
+        join_all(asked.map(|t| self.roster_of(t, decision))).await
     }
 
     async fn roster_of(&self, target: &mut Target, decision: DecisionKind) -> Result<(), Failure> {
         let region = target.region.name.clone();
-        let fail = |e| aws_failure(&region, "the instances of the group can't be read", e);
-        let (group, _) = self.group_and_queue(target).await?;
-        let limit = Timestamp::now() + self.times().timeout;
+        let limit = Timestamp::now() + self.limit(decision);
+        let channel = self.channel(target, decision, limit).await?;
         loop {
-            let found = target.aws.autoscaling().group(&group).await.map_err(fail)?;
+            let groups = target.aws.autoscaling();
+            let read = async || groups.group(&channel.group).await;
+            let found = self
+                .persistently(limit, read)
+                .await
+                .map_err(|e| unreadable(&region, decision, "the instances of the group", e))?;
             let members = found.map(|g| g.membership()).unwrap_or_default();
             let enough =
                 members.in_service.len() >= usize::try_from(members.desired).unwrap_or(usize::MAX);
@@ -48,6 +66,7 @@ impl Deployment<'_> {
                     names.join(", ")
                 ));
                 target.members = members;
+                target.channel = Some(channel);
                 return Ok(());
             }
             if Timestamp::now() >= limit {
@@ -57,11 +76,11 @@ impl Deployment<'_> {
                         "{region}: only {} of {} instances are in service after {} s",
                         members.in_service.len(),
                         members.desired,
-                        self.times().timeout.as_secs()
+                        self.limit(decision).as_secs()
                     ),
                 ));
             }
-            self.unless_interrupted("the new stacks are deleted again", async {
+            self.unless_interrupted(TAKEN_AWAY, async {
                 tokio::time::sleep(ROSTER_POLL).await;
                 Ok(())
             })
@@ -69,65 +88,110 @@ impl Deployment<'_> {
         }
     }
 
-    async fn group_and_queue(&self, target: &Target) -> Result<(String, String), Failure> {
+    async fn channel(
+        &self,
+        target: &Target,
+        decision: DecisionKind,
+        limit: Timestamp,
+    ) -> Result<Channel, Failure> {
         let region = &target.region.name;
         let stack = target.stack.clone().unwrap_or_default();
         let cloudformation = target.aws.cloudformation();
-        let mut found = vec![];
-        for id in [target.group_id.as_str(), QUEUE] {
-            let physical = cloudformation
-                .physical_id(&stack, id)
+        let physical = async |id: &str| {
+            let read = async || cloudformation.physical_id(&stack, id).await;
+            self.persistently(limit, read)
                 .await
-                .map_err(|e| aws_failure(region, "the stack's resources can't be read", e))?;
-            found.push(physical.ok_or_else(|| {
-                Failure::new(
-                    Exit::Failure,
-                    format!("{region}: the stack {stack} has no resource {id}"),
-                )
-            })?);
-        }
-        let queue = found.pop().unwrap_or_default();
-        Ok((found.pop().unwrap_or_default(), queue))
+                .map_err(|e| unreadable(region, decision, "the stack's resources", e))?
+                .ok_or_else(|| {
+                    Failure::new(
+                        exit_of(decision),
+                        format!("{region}: the stack {stack} has no resource {id}"),
+                    )
+                })
+        };
+        Ok(Channel {
+            group: physical(&target.group_id).await?,
+            queue: physical(QUEUE).await?,
+        })
     }
 
-    /// Receives in every region until each has its verdict; one region's failure does not end the others' wait (D-HOT-41).
+    /// Repeats a reading that fails for a passing reason: hosts are on their way, so a throttled call is no reason to
+    /// turn away from them before `limit` (D-HOT-33).
+    async fn persistently<T>(
+        &self,
+        limit: Timestamp,
+        read: impl AsyncFn() -> Result<T, aws::Error>,
+    ) -> Result<T, aws::Error> {
+        loop {
+            match read().await {
+                Err(error)
+                    if error.is_transient()
+                        && Timestamp::now() < limit
+                        && !self.stop.is_cancelled() =>
+                {
+                    tracing::warn!("{error}; trying again until the deadline");
+                    tokio::select! {
+                        () = tokio::time::sleep(ROSTER_POLL) => {}
+                        () = self.stop.cancelled() => {}
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// How long hosts have.
+    fn limit(&self, decision: DecisionKind) -> Duration {
+        match decision {
+            DecisionKind::HotSwap => self.environment.hot_swap.deadline,
+            DecisionKind::Provision => self.times().timeout,
+        }
+    }
+
+    /// Where the messages of a region's hosts are recorded.
+    pub(super) fn journal(&self, target: &Target) -> PathBuf {
+        let name = format!("signals.{}.jsonl", target.region.name);
+        self.request.out.join(name)
+    }
+
+    /// Receives in every region with a roster until each has its verdict; one region's failure does not end the others'
+    /// wait (D-HOT-41).
     pub(super) async fn follow_hosts(
         &self,
         targets: &mut [Target],
         decision: DecisionKind,
-    ) -> Result<(), Failure> {
-        let result =
-            all(join_all(targets.iter_mut().map(|t| self.follow_region(t, decision))).await)
-                .map(drop);
+    ) -> Vec<Result<(), Failure>> {
+        let follows = targets.iter_mut().filter_map(|target| {
+            let channel = target.channel.take()?;
+            Some(self.follow_region(target, channel, decision))
+        });
+        let results = join_all(follows).await;
         self.console.hosts_done();
-        result
+        results
     }
 
     async fn follow_region(
         &self,
         target: &mut Target,
+        channel: Channel,
         decision: DecisionKind,
     ) -> Result<(), Failure> {
-        let (group, queue) = self.group_and_queue(target).await?;
         let region = signals::Region {
             sqs: target.aws.sqs(),
             autoscaling: target.aws.autoscaling(),
             cloudformation: target.aws.cloudformation(),
-            queue,
-            group,
+            queue: channel.queue,
+            group: channel.group,
             stack: target.stack.clone().unwrap_or_default(),
         };
         let now = Timestamp::now();
-        let (mark, limit) = match decision {
-            DecisionKind::HotSwap if !target.no_updates => (
-                Mark::Started {
-                    before: target.updated_before,
-                },
-                self.environment.hot_swap.deadline,
-            ),
-            DecisionKind::HotSwap => (Mark::NotNeeded, self.environment.hot_swap.deadline),
-            DecisionKind::Provision => (Mark::NotNeeded, self.times().timeout),
+        let mark = match decision {
+            DecisionKind::HotSwap => Mark::Started {
+                before: target.updated_before,
+            },
+            DecisionKind::Provision => Mark::NotNeeded,
         };
+        let limit = self.limit(decision);
         let tally = Tally::new(
             self.swap.clone(),
             self.packed.payload.clone(),
@@ -135,20 +199,32 @@ impl Deployment<'_> {
             now,
         );
         let watch = Watch::new(tally, mark, now + limit, Pace::default(), now);
-        let journal = self
-            .request
-            .out
-            .join(format!("signals.{}.jsonl", target.region.name));
+        let journal = self.journal(target);
         let record = |received: &Received<'_>| append(&journal, received);
         let outcome = signals::wait(&region, watch, self.stop, record, |tally| {
             self.show(&target.region.name, tally)
         })
         .await;
         target.hosts = outcome.tally.hosts();
-        if let Ok(Some(stack)) = region.cloudformation.stack(&region.stack).await {
+        // For the report only: a service that does not answer must not delay the verdict.
+        let status = region.cloudformation.stack(&region.stack);
+        if let Ok(Ok(Some(stack))) = tokio::time::timeout(STATUS_LIMIT, status).await {
             target.stack_status = Some(stack.status.to_string());
         }
-        self.judge(target, decision, outcome)
+        let nobody = outcome.tally.count().1 == 0;
+        let result = judge(&target.region.name, decision, limit, outcome);
+        target.outcome = match &result {
+            Ok(()) => Outcome::Success,
+            Err(failure) if failure.exit == Exit::Interrupted => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
+        };
+        if result.is_ok() && nobody {
+            self.console.warn(format!(
+                "{}: the group has no hosts, so no host was verified",
+                target.region.name
+            ));
+        }
+        result
     }
 
     fn show(&self, region: &str, tally: &Tally) {
@@ -169,92 +245,98 @@ impl Deployment<'_> {
             );
         }
     }
+}
 
-    /// The end of one region's wait, as success or as a failure that names hosts, causes and what serves.
-    fn judge(
-        &self,
-        target: &mut Target,
-        decision: DecisionKind,
-        outcome: signals::Outcome,
-    ) -> Result<(), Failure> {
-        let region = target.region.name.clone();
-        let exit = match decision {
-            DecisionKind::HotSwap => Exit::SwapFailed,
-            DecisionKind::Provision => Exit::Failure,
-        };
-        let (done, all) = outcome.tally.count();
-        target.outcome = Outcome::Failed;
-        let failure = match outcome.end {
-            End::Ended(Ended::Succeeded { verified }) => {
-                target.outcome = Outcome::Success;
-                if verified.is_empty() {
-                    self.console.warn(format!(
-                        "{region}: the group has no hosts, so no host was verified"
-                    ));
-                }
-                return Ok(());
-            }
-            End::Ended(Ended::HostsFailed(Verdict::Failed { hosts })) => Failure::new(
-                exit,
-                format!(
-                    "{region} is not finished: {} of {all} hosts failed, {done} are done",
-                    hosts.len()
-                ),
-            ),
-            End::Ended(Ended::HostsFailed(verdict)) => {
-                Failure::new(exit, format!("{region}: {verdict}"))
-            }
-            End::Ended(Ended::StackFailed { status }) => {
-                let failure = Failure::new(
-                    exit,
-                    format!("{region}: CloudFormation gave the update up: the stack is {status}"),
-                );
-                outcome.failures.iter().fold(failure, Failure::detail)
-            }
-            End::Ended(Ended::DeadlinePassed(Verdict::Success { .. })) => Failure::new(
-                exit,
-                format!(
-                    "{region}: all hosts are done, but the stack's update was not complete at the deadline"
-                ),
-            ),
-            End::Ended(Ended::DeadlinePassed(_)) => {
-                let limit = self.environment.hot_swap.deadline.as_secs();
-                Failure::new(
-                    exit,
-                    format!(
-                        "{region} is not finished: {done} of {all} hosts reported before the {limit} s deadline"
-                    ),
-                )
-            }
-            End::Interrupted => {
-                target.outcome = Outcome::Unknown;
-                Failure::new(Exit::Interrupted, format!("{region}: interrupted while {done} of {all} hosts were done"))
-                    .hint("the hosts go on by themselves until the deadline; `porter build provision` finishes what they do not")
-            }
-            End::NotRecorded(error) => Failure::because(
-                exit,
-                format!("{region}: reports of hosts can't be recorded, so they stay on the queue"),
-                error,
-            ),
-            End::Refused(error) => aws_failure(
-                &region,
-                "the signal queue can't be read; the hosts go on by themselves",
-                error,
-            ),
-        };
-        let mut failure = match outcome.trouble {
-            Some(error) => failure.detail(format!("last trouble: {error}")),
-            None => failure,
-        };
-        for host in &target.hosts {
-            failure = failure.detail(describe(host));
-        }
-        if decision == DecisionKind::HotSwap && failure.exit == exit {
-            failure = failure.hint("a host that failed before cut_over still serves its previous containers")
-                .hint("mend the cause and run `porter build provision` again: finished hosts are left alone");
-        }
-        Err(failure)
+/// What a failure in a wait for hosts means to scripts.
+fn exit_of(decision: DecisionKind) -> Exit {
+    match decision {
+        DecisionKind::HotSwap => Exit::SwapFailed,
+        DecisionKind::Provision => Exit::Failure,
     }
+}
+
+/// A reading without which a region can't be followed.
+fn unreadable(region: &str, decision: DecisionKind, what: &str, error: aws::Error) -> Failure {
+    let failure = aws_failure(region, &format!("{what} can't be read"), error);
+    Failure {
+        exit: exit_of(decision),
+        ..match decision {
+            DecisionKind::HotSwap => failure.hint(ON_THEIR_OWN),
+            DecisionKind::Provision => failure,
+        }
+    }
+}
+
+/// Pure: the end of one region's wait, as success or as a failure that names hosts, causes and what serves.
+fn judge(
+    region: &str,
+    decision: DecisionKind,
+    limit: Duration,
+    outcome: signals::Outcome,
+) -> Result<(), Failure> {
+    let exit = exit_of(decision);
+    let swap = decision == DecisionKind::HotSwap;
+    let (done, all) = outcome.tally.count();
+    let failure = match outcome.end {
+        End::Ended(Ended::Succeeded { .. }) => return Ok(()),
+        End::Ended(Ended::HostsFailed(Verdict::Failed { hosts })) => Failure::new(
+            exit,
+            format!(
+                "{region} is not finished: {} of {all} hosts failed, {done} done",
+                hosts.len()
+            ),
+        ),
+        End::Ended(Ended::HostsFailed(verdict)) => {
+            Failure::new(exit, format!("{region}: {verdict}"))
+        }
+        End::Ended(Ended::StackFailed { status }) => {
+            let what = if swap { "update" } else { "stack" };
+            let message =
+                format!("{region}: CloudFormation gave the {what} up: the stack is {status}");
+            let failure = Failure::new(exit, message);
+            outcome.failures.iter().fold(failure, Failure::detail)
+        }
+        End::Ended(Ended::DeadlinePassed(Verdict::Success { .. })) => Failure::new(
+            exit,
+            format!(
+                "{region}: all hosts are done, but the stack's update was not complete at the deadline"
+            ),
+        ),
+        End::Ended(Ended::DeadlinePassed(_)) => Failure::new(
+            exit,
+            format!(
+                "{region} is not finished: {done} of {all} hosts reported before the {} s deadline",
+                limit.as_secs()
+            ),
+        ),
+        End::Interrupted => {
+            let message = format!("{region}: interrupted while {done} of {all} hosts were done");
+            Failure::new(Exit::Interrupted, message).hint(if swap {
+                ON_THEIR_OWN
+            } else {
+                TAKEN_AWAY
+            })
+        }
+        End::NotRecorded(error) => Failure::because(
+            exit,
+            format!("{region}: reports of hosts can't be recorded, so they stay on the queue"),
+            error,
+        ),
+        End::Refused(error) => unreadable(region, decision, "the signal queue", error),
+    };
+    let mut failure = match outcome.trouble {
+        Some(error) => failure.detail(format!("last trouble: {error}")),
+        None => failure,
+    };
+    for host in &outcome.tally.hosts() {
+        failure = failure.detail(describe(host));
+    }
+    if swap && failure.exit == exit {
+        failure = failure
+            .hint("a host that failed before cut_over still serves its previous containers")
+            .hint("mend the cause and run `porter build provision` again: finished hosts are left alone");
+    }
+    Err(failure)
 }
 
 /// A host on its progress line.
@@ -302,3 +384,6 @@ fn append(path: &Path, received: &Received<'_>) -> std::io::Result<()> {
     writeln!(file, "{line}")?;
     file.sync_data()
 }
+
+#[cfg(test)]
+mod tests;

@@ -241,6 +241,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eligibility::{Finding, Reason};
     use serde_json::json;
 
     #[test]
@@ -250,5 +251,59 @@ mod tests {
         let new =
             json!({"Resources": {"A": {"Type": "W"}, "C": {"Type": "Y"}, "Same": {"Type": "Z"}}});
         assert_eq!(differing(&old, &new), ["A", "B", "C"]); // D-HOT-60
+    }
+
+    fn plan(decision: Decision, promoted: Option<Sizes>) -> Plan {
+        let sizes = |desired| Sizes {
+            min: 1,
+            max: 4,
+            desired,
+        };
+        Plan {
+            service: "hello".into(),
+            environment: "stage".into(),
+            decision,
+            payload: Digest::from_bytes(&[2; 32]),
+            regions: vec![RegionPlan {
+                region: "us-east-1".into(),
+                finding: "us-east-1: as the decision found it".into(),
+                sizes: PlannedSizes {
+                    template: sizes(2),
+                    promoted,
+                    desired: promoted.map_or(2, |p| p.desired),
+                },
+                serving: promoted.map(|_| Digest::from_bytes(&[1; 32]).to_string()),
+                bytes_to_upload: 1_572_864,
+                bytes_there: 2048,
+                differing_resources: vec!["LaunchTemplate".into(), "Queue".into()],
+            }],
+        }
+    }
+
+    #[test]
+    fn d_hot_60_a_plan_reads_as_decision_reasons_sizes_payload_bytes_and_differences() {
+        let reasons = || {
+            vec![Finding {
+                region: "us-east-1".into(),
+                reason: Reason::NothingPromoted {
+                    load_balancer: "hello".into(),
+                },
+            }]
+        };
+        let kept = Sizes {
+            min: 1,
+            max: 4,
+            desired: 3,
+        };
+        // D-HOT-60
+        let swap = Decision::HotSwap { targets: vec![] };
+        insta::assert_snapshot!("plan_of_a_hot_swap", plan(swap, Some(kept)).text());
+        let provision = Decision::Provision { reasons: reasons() };
+        insta::assert_snapshot!("plan_of_a_provision", plan(provision, None).text());
+        let refuse = Decision::Refuse {
+            reasons: reasons(),
+            exit: Exit::NotEligible,
+        };
+        insta::assert_snapshot!("plan_of_nothing", plan(refuse, None).text());
     }
 }

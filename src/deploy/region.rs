@@ -52,13 +52,23 @@ pub(super) struct Target {
     pub stack_status: Option<String>,
     /// LastUpdatedTime before the update; `None` inside means never.
     pub updated_before: Option<Timestamp>,
-    /// CloudFormation had nothing to do (D-HOT-22).
-    pub no_updates: bool,
+    /// CloudFormation took the update or the creation on: hosts are on their way.
+    pub asked: bool,
+    /// Where the hosts report, once it is known.
+    pub channel: Option<Channel>,
     pub members: crate::signals::Membership,
     pub hosts: Vec<HostState>,
     pub outcome: Outcome,
     /// The group whose scaling this run suspended.
     pub suspended: Option<String>,
+}
+
+/// Where one region's hosts are listed, and where they report.
+pub(super) struct Channel {
+    /// Name of the group.
+    pub group: String,
+    /// URL of the stack's own queue.
+    pub queue: String,
 }
 
 /// The host agent's binary and its digest.
@@ -211,10 +221,11 @@ impl<'a> Deployment<'a> {
             reasons: vec![],
             stack_status: None,
             updated_before: None,
-            no_updates: false,
+            asked: false,
+            channel: None,
             members: crate::signals::Membership::default(),
             hosts: vec![],
-            outcome: Outcome::Unknown,
+            outcome: Outcome::Untouched,
             suspended: None,
         })
     }

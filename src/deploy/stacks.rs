@@ -7,11 +7,14 @@ use super::{
 };
 use crate::{
     aws::{
+        self,
         autoscaling::SUSPENDED_IN_A_SWAP,
-        cloudformation::{OnFailure, StackEvent, UpdateOutcome},
+        cloudformation::{CloudFormation, OnFailure, Stack, StackEvent, UpdateOutcome},
     },
     capacity::{self, Recheck},
     error::{Exit, Failure},
+    report::Outcome,
+    template::parameter,
     update::{self, FollowError, Operation, Times},
 };
 use futures::future::join_all;
@@ -49,12 +52,16 @@ pub(crate) fn all<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure
 }
 
 impl Deployment<'_> {
-    /// UpdateStack in every region, each with DesiredP as it is now (D-HOT-18).
+    /// UpdateStack in every region, each with DesiredP as it is now (D-HOT-18). Answers region by region: where it was
+    /// taken on, hosts swap, and somebody has to follow them whatever became of the other regions.
+    ///
+    /// # Errors
+    /// No region was asked for anything.
     pub(super) async fn update(
         &self,
         targets: &mut [Target],
         prepared: &mut [Prepared],
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Result<(), Failure>>, Failure> {
         // First every region's last look, then every region's call: a size that does not fit any more changes nothing
         // anywhere (D-HOT-17).
         let looks = targets
@@ -67,7 +74,15 @@ impl Deployment<'_> {
             .iter_mut()
             .zip(&*prepared)
             .map(|(t, p)| self.update_region(t, p));
-        all(join_all(calls).await).map(drop)
+        let mut results = join_all(calls).await;
+        if targets.iter().all(|t| t.outcome == Outcome::Untouched) {
+            return all(results).map(|_| vec![]).map_err(|f| f.hint(UNTOUCHED));
+        }
+        // Somewhere hosts are on their way, so the environment is left mixed.
+        for failure in results.iter_mut().filter_map(|r| r.as_mut().err()) {
+            failure.exit = Exit::SwapFailed;
+        }
+        Ok(results)
     }
 
     async fn last_look(&self, target: &mut Target, prepared: &mut Prepared) -> Result<(), Failure> {
@@ -109,29 +124,53 @@ impl Deployment<'_> {
         let request = self
             .update_request(target, prepared, self.deadline())
             .await?;
-        let outcome = target
-            .aws
-            .cloudformation()
+        let cloudformation = target.aws.cloudformation();
+        let answer = cloudformation
             .update(
                 &stack,
                 &request.as_request(&prepared.template_url, &self.swap),
             )
             .await;
-        let outcome = outcome.map_err(|e| {
-            let mut failure = aws_failure(
-                &region,
-                "UpdateStack was refused; this region's hosts serve what they served before",
-                e,
-            );
-            failure.exit = Exit::SwapFailed;
-            failure
-        })?;
         target.updated_before = request.updated;
-        target.no_updates = outcome == UpdateOutcome::NoUpdates;
-        if target.no_updates {
-            self.console.say(format!("  {region}: CloudFormation has no updates to perform; the hosts are asked for their state"));
+        let (failure, unsure) = match answer {
+            Ok(UpdateOutcome::Started) => {
+                (target.asked, target.outcome) = (true, Outcome::Unknown);
+                return Ok(());
+            }
+            Ok(UpdateOutcome::NoUpdates) => (no_updates(&region), false),
+            Err(e) if e.is_transient() => {
+                let doing = "UpdateStack was not answered, so nobody knows whether this region's hosts swap";
+                let hint = "`porter build provision` asks all hosts again and settles it";
+                (aws_failure(&region, doing, e).hint(hint), true)
+            }
+            Err(e) => {
+                let doing =
+                    "UpdateStack was refused; this region's hosts serve what they served before";
+                (aws_failure(&region, doing, e), false)
+            }
+        };
+        // The answer to a repeated call is not the answer to the first one, which may have got through (D-HOT-21).
+        match self.made_by_us(&cloudformation, &stack).await {
+            Ok(Some(_)) => {
+                (target.asked, target.outcome) = (true, Outcome::Unknown);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Err(_) if unsure => target.outcome = Outcome::Unknown,
+            Err(error) => tracing::debug!("{error}"),
         }
-        Ok(())
+        Err(failure)
+    }
+
+    /// Id of the stack when its present parameters carry this run's swap id: then a call of ours has reached it.
+    async fn made_by_us(
+        &self,
+        cloudformation: &CloudFormation,
+        stack: &str,
+    ) -> Result<Option<String>, aws::Error> {
+        let found = cloudformation.stack(stack).await?;
+        let ours = |s: &Stack| s.parameters.get(parameter::SWAP_ID) == Some(&self.swap);
+        Ok(found.filter(ours).map(|s| s.id))
     }
 
     /// CreateStack in every region, under one name (D-PROV-2).
@@ -168,11 +207,24 @@ impl Deployment<'_> {
             .cloudformation()
             .create(name, &request, times.on_failure, times.timeout)
             .await;
-        let id =
-            created.map_err(|e| aws_failure(&target.region.name, "CreateStack was refused", e))?;
+        let id = match created {
+            Ok(id) => id,
+            // A lost answer must not leave a stack behind that nobody deletes.
+            Err(error) => match self.made_by_us(&target.aws.cloudformation(), name).await {
+                Ok(Some(id)) => id,
+                _ => {
+                    return Err(aws_failure(
+                        &target.region.name,
+                        &format!("CreateStack of {name} failed"),
+                        error,
+                    ));
+                }
+            },
+        };
         self.console
             .say(format!("  {}: {name}", target.region.name));
         target.stack = Some(id);
+        (target.asked, target.outcome) = (true, Outcome::Unknown);
         Ok(())
     }
 
@@ -215,7 +267,12 @@ impl Deployment<'_> {
             Ok(stack) => {
                 target.stack_status = stack.map(|s| s.status.to_string());
             }
-            Err(error) => return Err(follow_failure(&region, error)),
+            Err(error) => {
+                if !matches!(error, FollowError::Interrupted { .. }) {
+                    target.outcome = Outcome::Failed;
+                }
+                return Err(follow_failure(&region, error));
+            }
         }
         if let Some(lb) = &prepared.assembled.provisioned_load_balancer {
             let found = cloudformation.physical_id(&id, &lb.logical_id).await;
@@ -340,6 +397,19 @@ impl Deployment<'_> {
         }))
         .await;
     }
+}
+
+/// Every run has a swap id of its own, so there is always something to update; if CloudFormation sees nothing all the
+/// same, another call with another id would be answered alike, and waiting for hosts that were not asked is no use.
+fn no_updates(region: &str) -> Failure {
+    let message = format!(
+        "{region}: CloudFormation has no updates to perform although the swap id is new, so this region's hosts were not \
+         asked for anything and serve what they served before"
+    );
+    Failure::new(Exit::Failure, message).hint(format!(
+        "does the stack in {region} still hand the parameter {} to its launch template? --no-hotswap builds new hosts",
+        parameter::SWAP_ID
+    ))
 }
 
 fn follow_failure(region: &str, error: FollowError) -> Failure {

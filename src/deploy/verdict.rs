@@ -1,6 +1,6 @@
 //! How a run ends: its files, its post hooks, its report or its failure.
 
-use super::{Deployment, REPORT, region::Target};
+use super::{Deployment, REPORT, UNTOUCHED, region::Target};
 use crate::{
     error::{Exit, Failure},
     hooks::{Moment, Outcome as HookOutcome},
@@ -25,17 +25,24 @@ impl Run {
         decision: DecisionKind,
     ) -> Result<Self, Failure> {
         let run = Self { decision };
-        run.save(deployment, targets)?;
+        run.save_outcome(deployment, targets, Outcome::Running)?;
+        // The messages of earlier runs are of no use to this one, and would pile up for ever.
+        for target in targets {
+            let journal = deployment.journal(target);
+            std::fs::File::create(&journal).map_err(|e| {
+                let doing = format!("{} can't be written", journal.display());
+                Failure::because(Exit::Failure, doing, e).hint(UNTOUCHED)
+            })?;
+        }
         Ok(run)
     }
 
-    /// Writes the state as it is now.
-    pub(super) fn save(
-        &self,
-        deployment: &Deployment<'_>,
-        targets: &[Target],
-    ) -> Result<(), Failure> {
-        self.save_outcome(deployment, targets, Outcome::Running)
+    /// Writes the state as it is now. Hosts are on their way by then, so a full disk must not keep anybody from
+    /// following them.
+    pub(super) fn note(&self, deployment: &Deployment<'_>, targets: &[Target]) {
+        if let Err(failure) = self.save_outcome(deployment, targets, Outcome::Running) {
+            deployment.console.warn(failure.message);
+        }
     }
 
     fn save_outcome(
@@ -106,16 +113,25 @@ impl Run {
             Err(failure) if failure.exit == Exit::Interrupted => Outcome::Unknown,
             Err(_) => Outcome::Failed,
         };
-        self.save_outcome(deployment, targets, outcome)?;
         let report = self.report(deployment, targets, outcome);
         let path = deployment.request.out.join(REPORT);
-        report.save(&path).map_err(|e| {
+        let written = report.save(&path).map_err(|e| {
             Failure::because(
                 Exit::Failure,
                 format!("the report {} can't be written", path.display()),
                 e,
             )
-        })?;
+        });
+        // Files that can't be written fail the run, but never take the place of what happened to the hosts.
+        let files = [self.save_outcome(deployment, targets, outcome), written];
+        let result = files
+            .into_iter()
+            .fold(result, |result, file| match (result, file) {
+                (result, Ok(())) => result,
+                (Ok(()), Err(file)) => Err(file
+                    .hint("the deployment itself is complete: every host serves the new payload")),
+                (Err(failure), Err(file)) => Err(failure.detail(file.message)),
+            });
         match result {
             Ok(()) => Ok(report),
             Err(failure) => {

@@ -16,7 +16,7 @@ pub enum Mark {
         /// LastUpdatedTime before the call.
         before: Option<Timestamp>,
     },
-    /// "No updates are to be performed": the stack is what it shall be, and only the hosts are waited for (D-HOT-22).
+    /// None: the stack is what it shall be, and only the hosts are waited for.
     NotNeeded,
 }
 

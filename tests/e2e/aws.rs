@@ -7,13 +7,17 @@ use contract::names::tag;
 use std::{collections::BTreeMap, sync::OnceLock};
 use tokio::runtime::Runtime;
 
-fn runtime() -> &'static Runtime {
+pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
 }
 
 impl Cloud {
     fn sdk(&self) -> SdkConfig {
+        self.sdk_in("us-east-1")
+    }
+
+    fn sdk_in(&self, region: &'static str) -> SdkConfig {
         let credentials = Credentials::new(
             self.var("AWS_ACCESS_KEY_ID"),
             self.var("AWS_SECRET_ACCESS_KEY"),
@@ -23,7 +27,7 @@ impl Cloud {
         );
         runtime().block_on(
             aws_config::defaults(BehaviorVersion::latest())
-                .region(Region::new("us-east-1"))
+                .region(Region::new(region))
                 .endpoint_url(self.var("AWS_ENDPOINT_URL"))
                 .credentials_provider(credentials)
                 .load(),
@@ -116,6 +120,13 @@ impl Cloud {
     pub fn delete_stack(&self, id: &str) {
         runtime()
             .block_on(self.cloudformation().delete_stack().stack_name(id).send())
+            .expect("the stack is deleted");
+    }
+
+    pub fn delete_stack_in(&self, region: &'static str, id: &str) {
+        let client = aws_sdk_cloudformation::Client::new(&self.sdk_in(region));
+        runtime()
+            .block_on(client.delete_stack().stack_name(id).send())
             .expect("the stack is deleted");
     }
 

@@ -55,6 +55,10 @@ impl Cloud {
                 &hosts.to_string(),
                 "--poll",
                 "1s",
+                "--region",
+                "us-east-1",
+                "--region",
+                "us-west-2",
                 "--output",
                 "json",
             ],
@@ -67,6 +71,16 @@ impl Cloud {
             .map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned()))
             .collect();
         Self { env, ..bare }
+    }
+
+    /// The same cloud for a `porter` that sees one variable otherwise.
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut env = self.env.clone();
+        env.insert(name.to_owned(), value.to_owned());
+        Self {
+            name: self.name.clone(),
+            env,
+        }
     }
 
     pub fn down(&self) {

@@ -8,6 +8,7 @@ mod aws;
 mod cloud;
 mod load;
 mod promises;
+mod regions;
 mod service;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -18,12 +19,15 @@ fn main() -> ExitCode {
     // They share hosts' addresses, the Docker Engine and two cores.
     arguments.test_threads = Some(1);
     let cloud: Arc<std::sync::OnceLock<cloud::Cloud>> = Arc::default();
+    let cloud_name = std::env::var("PORTER_LOCAL_NAME").unwrap_or_else(|_| "porter-e2e".to_owned());
     let trials = promises::ALL
         .iter()
+        .chain(regions::ALL)
         .map(|(name, promise)| {
             let cloud = Arc::clone(&cloud);
+            let cloud_name = cloud_name.clone();
             Trial::test(*name, move || {
-                let cloud = cloud.get_or_init(|| cloud::Cloud::up("porter-e2e", 3));
+                let cloud = cloud.get_or_init(|| cloud::Cloud::up(&cloud_name, 3));
                 promise(cloud).map_err(Failed::from)
             })
         })

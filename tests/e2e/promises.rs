@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-type Promise = fn(&Cloud) -> Result<(), String>;
+pub type Promise = fn(&Cloud) -> Result<(), String>;
 
 /// In this order.
 pub const ALL: &[(&str, Promise)] = &[
@@ -96,11 +96,11 @@ fn hosts_of(cloud: &Cloud, service: &Service) -> Vec<Value> {
         .collect()
 }
 
-fn url(host: &Value) -> String {
+pub fn url(host: &Value) -> String {
     host["url"].as_str().expect("a URL").to_owned()
 }
 
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
@@ -126,7 +126,7 @@ fn docker(args: &[&str]) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
         if let Some(found) = look() {

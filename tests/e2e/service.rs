@@ -19,6 +19,10 @@ pub struct Service {
     /// The section `hooks:`.
     pub hooks: String,
     pub instance_count: u32,
+    /// Where the hosts are promoted to: one line of the region, four spaces deep.
+    pub destination: String,
+    /// Also deploys to us-west-2.
+    pub two_regions: bool,
 }
 
 impl Service {
@@ -36,6 +40,9 @@ impl Service {
             region: String::new(),
             hooks: String::new(),
             instance_count: 3,
+            destination: "    target_group_arns: [\"${PORTER_LOCAL_TARGET_GROUP_ARN}\"]\n"
+                .to_owned(),
+            two_regions: false,
         };
         service.git(&["init", "-q"]);
         service.version("v1");
@@ -90,14 +97,26 @@ impl Service {
             region,
             hooks,
             instance_count,
+            destination,
+            two_regions,
             ..
         } = self;
+        let containers = "    containers:\n    - name: web\n      topology: inet\n      \
+             health_check: {path: /health, interval: 200ms, timeout: 500ms, healthy: 2}\n      stop_grace: 1s\n";
+        let west = if *two_regions {
+            format!(
+                "  - name: us-west-2\n    s3_bucket: ${{PORTER_LOCAL_BUCKET_US_WEST_2}}\n{}    \
+                 azs: [{{name: us-west-2a}}]\n{containers}",
+                destination.replace("_ARN}", "_ARN_US_WEST_2}")
+            )
+        } else {
+            String::new()
+        };
         format!(
             "x-interpolate: true\nservice_name: {name}\nporter_version: v0.1.0\nenvironments:\n- name: stage\n  \
              role_arn: ${{PORTER_LOCAL_ROLE_ARN}}\n  instance_count: {instance_count}\n  hot_swap:\n{hot_swap}  regions:\n  - name: us-east-1\n    \
-             s3_bucket: ${{PORTER_LOCAL_BUCKET}}\n    target_group_arns: [\"${{PORTER_LOCAL_TARGET_GROUP_ARN}}\"]\n    \
-             azs: [{{name: us-east-1a}}]\n{region}    containers:\n    - name: web\n      topology: inet\n      \
-             health_check: {{path: /health, interval: 200ms, timeout: 500ms, healthy: 2}}\n      stop_grace: 1s\n{hooks}"
+             s3_bucket: ${{PORTER_LOCAL_BUCKET}}\n{destination}    \
+             azs: [{{name: us-east-1a}}]\n{region}{containers}{west}{hooks}"
         )
     }
 
@@ -150,10 +169,14 @@ impl Service {
 
     /// Id of the stack that the last run made or changed.
     pub fn stack(&self) -> String {
+        self.stack_in("us-east-1")
+    }
+
+    pub fn stack_in(&self, region: &str) -> String {
         let text =
             fs::read(self.path().join(".porter-tmp/provision_state.json")).expect("a state file");
         let state: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-        state["Regions"]["us-east-1"]["StackId"]
+        state["Regions"][region]["StackId"]
             .as_str()
             .expect("a stack id")
             .to_owned()
