@@ -6,6 +6,8 @@
 // `allow-unwrap-in-tests` covers test functions, not the helpers beside them.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use contract::{
     digest::Digest,
@@ -99,11 +101,15 @@ impl Emulator {
         moto
     }
 
-    async fn config(&self) -> SdkConfig {
-        let endpoint = match self {
+    fn endpoint(&self) -> &str {
+        match self {
             Self::MiniStack(emulator) => emulator.endpoint(),
             Self::Moto { endpoint, .. } => endpoint,
-        };
+        }
+    }
+
+    async fn config(&self) -> SdkConfig {
+        let endpoint = self.endpoint();
         let credentials =
             aws_sdk_sts::config::Credentials::new("test", "test", None, None, "tests");
         aws_config::defaults(BehaviorVersion::latest())
@@ -716,6 +722,102 @@ async fn d_prom_4_so_does_a_classic_load_balancer() {
     assert_eq!(
         elb.tags("back").await.unwrap_err().kind,
         aws::Kind::NotFound
+    );
+}
+
+/// The decision of the program itself, behind a classic load balancer: moto has those, and needs no hosts for it.
+#[tokio::test]
+async fn d_hot_6_a_plan_finds_the_stack_that_a_classic_load_balancer_names() {
+    let emulator = Emulator::moto().await;
+    bucket(&emulator).await;
+    let aws = emulator.session().await;
+    let listener = aws_sdk_elasticloadbalancing::types::Listener::builder()
+        .protocol("http")
+        .load_balancer_port(80)
+        .instance_port(80)
+        .build()
+        .unwrap();
+    aws_sdk_elasticloadbalancing::Client::new(&emulator.config().await)
+        .create_load_balancer()
+        .load_balancer_name("front")
+        .listeners(listener)
+        .availability_zones("us-east-1a")
+        .send()
+        .await
+        .unwrap();
+    let mut template = template();
+    template["Resources"]["AutoScalingGroup"]["Properties"]["LoadBalancerNames"] =
+        serde_json::json!(["front"]);
+    let tag = |(k, v): (&str, &str)| {
+        aws_sdk_cloudformation::types::Tag::builder()
+            .key(k)
+            .value(v)
+            .build()
+    };
+    // Moto takes no template from an address of its own.
+    let stack = aws_sdk_cloudformation::Client::new(&emulator.config().await)
+        .create_stack()
+        .stack_name("hello-stage")
+        .template_body(template.to_string())
+        .parameters(
+            aws_sdk_cloudformation::types::Parameter::builder()
+                .parameter_key("PorterSwapId")
+                .parameter_value("01JA")
+                .build(),
+        )
+        .tags(tag((names::tag::SERVICE, "hello")))
+        .tags(tag((names::tag::ENVIRONMENT, "stage")))
+        .send()
+        .await
+        .unwrap()
+        .stack_id
+        .unwrap();
+
+    let repository = support::repository(&[
+        ("Dockerfile", b"FROM scratch\nCOPY Dockerfile /x\nEXPOSE 8080\nENTRYPOINT [\"/x\"]\n"),
+        (".gitignore", b".porter-tmp/\n"),
+        (
+            ".porter/config",
+            b"service_name: hello\nporter_version: v0.1.0\nenvironments:\n- name: stage\n  instance_count: 2\n  \
+              role_arn: arn:aws:iam::123456789012:role/deployer\n  hot_swap: {enabled: true}\n  regions:\n  \
+              - name: us-east-1\n    s3_bucket: porter-adapters\n    elb: front\n    azs: [{name: us-east-1a}]\n    \
+              containers:\n    - {name: web, topology: inet}\n",
+        ),
+    ]);
+    let porter = async |args: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_porter"));
+        command
+            .args(args)
+            .args(["--output", "json"])
+            .current_dir(repository.path())
+            .env("AWS_ENDPOINT_URL", emulator.endpoint())
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test");
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    porter(&["build", "pack"]).await;
+    let plan = async || porter(&["hotswap", "plan", "-e", "stage"]).await;
+    assert_eq!(plan().await["decision"]["decision"], "provision"); // D-HOT-6: nothing is promoted yet.
+
+    let promoted = map(&[
+        (names::tag::PROMOTED_STACK, stack.as_str()),
+        (names::tag::HOST_PROTOCOL, "1"),
+    ]);
+    aws.elb().set_tags("front", &promoted).await.unwrap();
+    let plan = plan().await;
+    // D-HOT-6, D-HOT-8, D-HOT-16
+    assert_eq!(plan["decision"]["decision"], "hot_swap", "{plan}");
+    assert_eq!(
+        plan["decision"]["targets"][0]["stack"],
+        stack.as_str(),
+        "{plan}"
+    );
+    assert_eq!(
+        plan["regions"][0]["sizes"]["promoted"]["desired"], 2,
+        "{plan}"
     );
 }
 
