@@ -10,7 +10,7 @@ use crate::{
     pack::{self, PackEvent},
     progress::Console,
     promote,
-    report::size,
+    report::{Outcome, size},
 };
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -104,7 +104,8 @@ pub(super) async fn promote(args: Promote, output: Output) -> Result<(), Failure
         |e: anyhow::Error| Failure::because(Exit::Failure, "there is nothing to promote", e);
     let state = crate::state::ProvisionState::read(&args.provision_output)
         .map_err(|e| failed(anyhow::anyhow!(e)))?;
-    if state.hotswap {
+    // Of a swap that failed nothing is promoted either, but that must not look like a success (D-CLI-46).
+    if state.hotswap && state.outcome == Outcome::Success {
         console.say("the last provision was a hot swap: its stack is the promoted one already, nothing is to promote");
         return print(output, &Vec::<promote::Promoted>::new(), String::new);
     }

@@ -265,7 +265,7 @@ impl Deployment<'_> {
             .await
             .map_err(fail)?;
         let begun = Timestamp::now();
-        let changes = loop {
+        let looked = loop {
             match cloudformation.change_set(&id).await.map_err(fail)? {
                 ChangeSet::Pending
                     if Timestamp::now().duration_since(begun)
@@ -274,7 +274,7 @@ impl Deployment<'_> {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 ChangeSet::Pending => {
-                    return Err(Failure::new(
+                    break Err(Failure::new(
                         Exit::Failure,
                         format!(
                             "{region}: the change set {name} is not ready after {} s; nothing has changed",
@@ -282,10 +282,10 @@ impl Deployment<'_> {
                         ),
                     ));
                 }
-                ChangeSet::Ready(changes) => break changes,
-                ChangeSet::Empty => break vec![],
+                ChangeSet::Ready(changes) => break Ok(changes),
+                ChangeSet::Empty => break Ok(vec![]),
                 ChangeSet::Failed(why) => {
-                    return Err(Failure::new(
+                    break Err(Failure::new(
                         Exit::Failure,
                         format!("{region}: CloudFormation refuses the update: {why}"),
                     )
@@ -299,7 +299,7 @@ impl Deployment<'_> {
                 "{region}: the inspected change set stays behind: {error}"
             ));
         }
-        Ok((region, drift::inspect(&changes)))
+        Ok((region, drift::inspect(&looked?)))
     }
 
     /// When hosts stop moving traffic for this swap (D-HOT-43).

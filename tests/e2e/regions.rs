@@ -180,6 +180,9 @@ fn one_region_refused(cloud: &Cloud) -> Result<(), String> {
         );
         serves(cloud, &service, "us-east-1", version);
         serves(cloud, &service, "us-west-2", &west);
+        // D-CLI-46: a swap that failed is no success for the next command either.
+        let said = service.run(cloud, &["build", "promote"]);
+        assert_eq!(said.status, 1, "{}", said.all());
     }
     // D-HOT-65: the same command finishes the work, without a fault in both regions at once.
     *refusal.lock().expect("not poisoned") = None;
