@@ -30,6 +30,12 @@ fn repository() -> Result<PathBuf, Failure> {
 /// Reads and checks the configuration; every finding is a line of the failure (D-CFG-3).
 pub(super) fn load() -> Result<config::Loaded, Failure> {
     config::load(Path::new(CONFIG), &|name| std::env::var(name).ok()).map_err(|errors| {
+        if let [only] = errors.errors()
+            && only.line.is_none()
+        {
+            // Not a mistake in the file: there is none, or it can't be read.
+            return Failure::new(Exit::Failure, only);
+        }
         let n = errors.errors().len();
         let failure = Failure::new(
             Exit::Failure,

@@ -50,12 +50,14 @@ pub(super) fn map(field: &Field) -> BTreeMap<String, Vec<HookEntry>> {
         }
         if !pattern::HOOK_NAME.matches(&name) {
             list.error(format!("`{name}` is not {}", pattern::HOOK_NAME.what));
-        } else if !RESERVED.contains(&name.as_str())
-            && let Some(meant) = nearest(&name, &RESERVED)
-        {
-            list.warn(&format!(
-                "only runs when called by name; `{meant}` would run by itself"
-            ));
+        } else if !RESERVED.contains(&name.as_str()) {
+            // A typing error is the likelier reading; a hook of one's own waits for a later version.
+            list.warn(&match nearest(&name, &RESERVED) {
+                Some(meant) => {
+                    format!("is never run by this version; `{meant}` would run by itself")
+                }
+                None => "is never run by this version: there is no `build hook` yet".to_owned(),
+            });
         }
         let entries: Vec<HookEntry> = list
             .list()
