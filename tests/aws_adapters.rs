@@ -533,10 +533,9 @@ async fn stacks_are_created_updated_inspected_and_deleted_with_their_events() {
     );
     assert_eq!(autoscaling.group("no-such-group").await.unwrap(), None);
     // MiniStack does not know it, and says so in a way that can be told from a refusal.
-    let processes = aws::autoscaling::SUSPENDED_IN_A_SWAP;
     assert!(
         autoscaling
-            .suspend(&group, &processes)
+            .suspend(&group, Timestamp::now())
             .await
             .unwrap_err()
             .is_unsupported()
@@ -705,20 +704,36 @@ async fn d_prom_4_so_does_a_classic_load_balancer() {
     assert_eq!(in_service.len(), 2);
 
     // D-HOT-39: suspended and resumed, by moto, which knows these calls.
-    let processes = aws::autoscaling::SUSPENDED_IN_A_SWAP;
     let autoscaling = aws.autoscaling();
-    autoscaling.suspend("hosts", &processes).await.unwrap();
-    let mut suspended = autoscaling.group("hosts").await.unwrap().unwrap().suspended;
-    suspended.sort();
+    let group = async || autoscaling.group("hosts").await.unwrap().unwrap();
+    assert!(group().await.may_be_suspended());
+    autoscaling
+        .suspend("hosts", Timestamp::now())
+        .await
+        .unwrap();
+    let mut left = group().await;
+    left.suspended.sort();
     assert_eq!(
-        suspended,
+        left.suspended,
         ["AZRebalance", "AlarmNotification", "ScheduledActions"]
     );
-    autoscaling.resume("hosts", &processes).await.unwrap();
-    assert_eq!(
-        autoscaling.group("hosts").await.unwrap().unwrap().suspended,
-        Vec::<String>::new()
+    // A run that was killed here leaves its mark: the next one takes the suspension over, and ends it.
+    assert!(left.may_be_suspended());
+    autoscaling
+        .suspend("hosts", Timestamp::now())
+        .await
+        .unwrap();
+    autoscaling.resume("hosts").await.unwrap();
+    let after = group().await;
+    assert_eq!(after.suspended, Vec::<String>::new());
+    assert!(
+        !after
+            .tags
+            .contains_key(contract::names::tag::SCALING_SUSPENDED)
     );
+    // What an operator suspended has no mark, and stays as it is.
+    left.tags.clear();
+    assert!(!left.may_be_suspended());
     assert_eq!(
         elb.tags("back").await.unwrap_err().kind,
         aws::Kind::NotFound

@@ -29,6 +29,9 @@ pub mod tag {
     pub const OWNER: &str = "porter-owner";
     /// Payload digest the stack was last asked to run.
     pub const PAYLOAD: &str = "porter-payload-digest";
+    /// On the group while a swap has suspended its scaling: the swap's deadline. What a killed run leaves suspended is
+    /// told by it from what an operator has suspended (D-HOT-39).
+    pub const SCALING_SUSPENDED: &str = "porter-scaling-suspended-until";
     /// D-CFG-99.
     pub const GENERATION: &str = "porter-generation";
 }

@@ -2,7 +2,9 @@
 
 use super::{Error, Session, error::Site};
 use crate::{capacity::Sizes, signals::Membership};
-use aws_sdk_autoscaling::types::{AutoScalingGroup, LifecycleState};
+use aws_sdk_autoscaling::types::{AutoScalingGroup, LifecycleState, Tag, builders::TagBuilder};
+use contract::names::tag;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// What would change the group's size or move its hosts in the middle of a swap (D-HOT-39). Launching, terminating and
@@ -43,6 +45,13 @@ pub struct Member {
 }
 
 impl Group {
+    /// Whether a swap may suspend this group's scaling and resume it afterwards: nothing is suspended, or what is was
+    /// left by a run of ours that did not come to its end. What an operator suspended stays suspended (D-HOT-39).
+    pub fn may_be_suspended(&self) -> bool {
+        let suspended = |p: &&str| self.suspended.iter().any(|s| s == p);
+        self.tags.contains_key(tag::SCALING_SUSPENDED) || !SUSPENDED_IN_A_SWAP.iter().any(suspended)
+    }
+
     /// Ids of the instances that are InService.
     pub fn in_service(&self) -> impl Iterator<Item = &str> {
         let state = LifecycleState::InService.as_str();
@@ -92,37 +101,56 @@ impl AutoScaling {
             .map(group))
     }
 
-    /// Suspends processes; repeating it is harmless.
+    /// Suspends what a swap suspends and marks the group as suspended by us `until` then; the mark comes first, so that a
+    /// run that is killed in between leaves no suspension without its mark. Repeating it is harmless.
     ///
     /// # Errors
-    /// The call failed; nothing was suspended.
-    pub async fn suspend(&self, group: &str, processes: &[&str]) -> Result<(), Error> {
-        let names = processes.iter().map(|p| (*p).to_owned()).collect();
+    /// A call failed; nothing was suspended.
+    pub async fn suspend(&self, group: &str, until: Timestamp) -> Result<(), Error> {
+        let mark = mark(group)
+            .value(until.to_string())
+            .propagate_at_launch(false)
+            .build();
+        let call = self.client.create_or_update_tags().tags(mark);
+        call.send()
+            .await
+            .map_err(self.site.failed("CreateOrUpdateTags"))?;
+        let names = SUSPENDED_IN_A_SWAP.map(str::to_owned).to_vec();
         let call = self
             .client
             .suspend_processes()
             .auto_scaling_group_name(group);
-        call.set_scaling_processes(Some(names))
-            .send()
-            .await
-            .map_err(self.site.failed("SuspendProcesses"))
-            .map(drop)
+        let result = call.set_scaling_processes(Some(names)).send().await;
+        match result.map_err(self.site.failed("SuspendProcesses")) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // A mark without a suspension is harmless; the refusal is what the caller has to hear.
+                drop(self.unmark(group).await);
+                Err(error)
+            }
+        }
     }
 
-    /// Resumes processes; repeating it is harmless.
+    /// Resumes what [`AutoScaling::suspend`] suspended and removes its mark; repeating it is harmless.
     ///
     /// # Errors
-    /// The call failed; they are still suspended.
-    pub async fn resume(&self, group: &str, processes: &[&str]) -> Result<(), Error> {
-        let names = processes.iter().map(|p| (*p).to_owned()).collect();
+    /// A call failed; the processes may still be suspended, and the mark is still there.
+    pub async fn resume(&self, group: &str) -> Result<(), Error> {
+        let names = SUSPENDED_IN_A_SWAP.map(str::to_owned).to_vec();
         let call = self
             .client
             .resume_processes()
             .auto_scaling_group_name(group);
-        call.set_scaling_processes(Some(names))
-            .send()
+        let result = call.set_scaling_processes(Some(names)).send().await;
+        result.map_err(self.site.failed("ResumeProcesses"))?;
+        self.unmark(group).await
+    }
+
+    async fn unmark(&self, group: &str) -> Result<(), Error> {
+        let call = self.client.delete_tags().tags(mark(group).build());
+        call.send()
             .await
-            .map_err(self.site.failed("ResumeProcesses"))
+            .map_err(self.site.failed("DeleteTags"))
             .map(drop)
     }
 
@@ -142,6 +170,14 @@ impl AutoScaling {
             .map_err(self.site.failed("SetDesiredCapacity"))
             .map(drop)
     }
+}
+
+/// The tag that says whose suspension it is.
+fn mark(group: &str) -> TagBuilder {
+    Tag::builder()
+        .key(tag::SCALING_SUSPENDED)
+        .resource_id(group)
+        .resource_type("auto-scaling-group")
 }
 
 fn group(group: &AutoScalingGroup) -> Group {

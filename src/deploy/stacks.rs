@@ -8,7 +8,6 @@ use super::{
 use crate::{
     aws::{
         self,
-        autoscaling::SUSPENDED_IN_A_SWAP,
         cloudformation::{CloudFormation, OnFailure, Stack, StackEvent, UpdateOutcome},
     },
     capacity::{self, Recheck},
@@ -355,22 +354,11 @@ impl Deployment<'_> {
             return;
         }
         join_all(targets.iter_mut().map(async |target| {
-            let Some(group) = target.promoted.as_ref() else {
+            let Some(group) = target.promoted.as_ref().filter(|g| g.may_be_suspended()) else {
                 return;
             };
-            // What somebody else suspended is not ours to resume.
-            if SUSPENDED_IN_A_SWAP
-                .iter()
-                .any(|p| group.suspended.iter().any(|s| s == p))
-            {
-                return;
-            }
-            match target
-                .aws
-                .autoscaling()
-                .suspend(&group.name, &SUSPENDED_IN_A_SWAP)
-                .await
-            {
+            let autoscaling = target.aws.autoscaling();
+            match autoscaling.suspend(&group.name, self.deadline()).await {
                 Ok(()) => target.suspended = Some(group.name.clone()),
                 // An emulator without the call has no alarms either.
                 Err(error) if error.is_unsupported() => tracing::debug!("{error}"),
@@ -387,7 +375,7 @@ impl Deployment<'_> {
     pub(super) async fn resume_scaling(&self, targets: &mut [Target]) {
         join_all(targets.iter_mut().map(async |target| {
             let Some(group) = target.suspended.take() else { return };
-            if let Err(error) = target.aws.autoscaling().resume(&group, &SUSPENDED_IN_A_SWAP).await {
+            if let Err(error) = target.aws.autoscaling().resume(&group).await {
                 self.console.warn(format!(
                     "{}: scaling of {group} is still suspended: {error}; resume it: aws autoscaling resume-processes --region {} \
                      --auto-scaling-group-name {group}",
