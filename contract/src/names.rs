@@ -50,7 +50,8 @@ pub mod label {
     pub const CONTAINER: &str = "porter.container";
     /// EC2 instance id: tells the simulated hosts of one machine apart.
     pub const INSTANCE: &str = "porter.instance";
-    /// The host address and port at which the container is published.
+    /// Where the proxy reaches the container: `127.0.0.1:20000` where it is published, `unix:<seat>` for one that hands
+    /// over.
     pub const ENDPOINT: &str = "porter.endpoint";
 }
 
@@ -82,8 +83,14 @@ pub fn template_key(service: &str, environment: &str, version: &str, digest: &Di
 
 /// Paths on a host (D-HOST-46).
 pub mod path {
+    /// Sockets of the containers that hand over; the proxy's root directory.
+    pub const SOCKETS: &str = "/run/porter";
     /// State, journal and blobs of the host agent, mode 0700.
     pub const STATE: &str = "/var/lib/porter";
+    /// Folders of containers with `data: true`; only root may enter.
+    pub const DATA: &str = "/var/lib/porter-data";
+    /// Where such a folder is in its container.
+    pub const DATA_INSIDE: &str = "/data";
     /// Facts about the machine that the agent does not guess: see the host agent's `machine` module. Optional.
     pub const MACHINE: &str = "/etc/porter/machine.json";
     /// Written by cfn-init: stack, region and logical id, for commands that people run by hand.

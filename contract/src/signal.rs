@@ -59,6 +59,9 @@ pub struct HostSignal {
     /// How the old containers' connections ended.
     #[serde(default)]
     pub drain: Drain,
+    /// What became of the connections of containers that hand over; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// What went wrong without changing the outcome, such as an image that could not be removed (D-HOST-36).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -87,6 +90,52 @@ pub struct Drain {
     pub cut: u64,
     /// Still open.
     pub open: u64,
+}
+
+/// The connections of containers with `handover: true`, all of a host together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// Containers of which there are both an old and a new one.
+    pub containers: u32,
+    /// Connections that the old processes had when they froze, or were told to end.
+    pub before: u64,
+    /// Connections that the new processes have taken over.
+    pub handed_over: u64,
+    /// Connections whose process had to end without a successor that understands its state: told to come back
+    /// (SIGTERM). Those that do not leave in time are in [`Drain::cut`], too.
+    pub closed: u64,
+    /// Connections that went down with their process in the middle of a handover.
+    pub dropped: u64,
+    /// Connections that the old processes have taken back, because the swap failed after the handover.
+    pub taken_back: u64,
+    /// Messages that were under way while nobody read; absent when the services do not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
+    /// Bytes of connections' state.
+    pub bytes: u64,
+    /// Microseconds in which nobody read, the longest of all containers.
+    pub frozen_us: u64,
+    /// Microseconds from the successor's hello to its last word, the longest of all containers.
+    pub total_us: u64,
+}
+
+impl Handover {
+    /// Adds another container's, or host's: counts are summed, of times the longest stays.
+    pub fn add(&mut self, other: &Handover) {
+        self.containers += other.containers;
+        self.before += other.before;
+        self.handed_over += other.handed_over;
+        self.closed += other.closed;
+        self.dropped += other.dropped;
+        self.taken_back += other.taken_back;
+        self.in_flight = match (self.in_flight, other.in_flight) {
+            (Some(a), Some(b)) => Some(a + b),
+            (one, another) => one.or(another),
+        };
+        self.bytes += other.bytes;
+        self.frozen_us = self.frozen_us.max(other.frozen_us);
+        self.total_us = self.total_us.max(other.total_us);
+    }
 }
 
 /// Why a step failed.
@@ -123,6 +172,8 @@ pub enum CauseCode {
     PortMissing,
     /// The health check did not pass in time.
     HealthTimeout,
+    /// A new process did not take over from the old one, or gave the wrong account of it.
+    HandoverFailed,
     /// The proxy refused its new configuration.
     ProxyConfig,
     /// The proxy did not take over the new configuration.
@@ -196,6 +247,7 @@ mod tests {
             ms: BTreeMap::from([(Step::Detect, 3)]),
             bytes: 12,
             drain: Drain::default(),
+            handover: None,
             warnings: vec![],
         }
     }

@@ -47,8 +47,15 @@ pub struct ContainerSpec {
     pub image: String,
     /// Inet or worker.
     pub topology: Topology,
-    /// The TCP port inside the container; always present for inet containers.
+    /// The TCP port inside the container; present for inet containers, unless they hand over.
     pub inet_port: Option<u16>,
+    /// An inet container that listens on a Unix socket and hands its listeners and live connections to its successor
+    /// (`docs/handover.md`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handover: bool,
+    /// It keeps data on the host: a folder of its own that its next version finds again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub data: bool,
     /// User id inside the container, 0 is root (D-CFG-74).
     pub uid: u32,
     /// Read-only root filesystem (D-CFG-75).
@@ -175,6 +182,21 @@ pub struct SwapSpec {
     pub drain_timeout: Duration,
     /// When that time is over.
     pub on_drain_timeout: OnDrainTimeout,
+    /// How long a process that has handed over waits to take everything back.
+    #[serde(
+        rename = "handover_bake_ms",
+        with = "millis",
+        default = "default_handover_bake"
+    )]
+    pub handover_bake: Duration,
     /// Earlier payloads whose images and blobs stay on the host, so that going back ships nothing.
     pub keep_images: u32,
+}
+
+/// [`SwapSpec::handover_bake`] where nothing is said.
+pub const DEFAULT_HANDOVER_BAKE: Duration = Duration::from_secs(5);
+
+/// The same, as a function.
+pub fn default_handover_bake() -> Duration {
+    DEFAULT_HANDOVER_BAKE
 }

@@ -19,8 +19,12 @@ pub enum Step {
     Health,
     /// Coordinated mode only: held until the build host grants the cut-over.
     Await,
+    /// Containers with `handover: true` only: the new processes take the listeners and every live connection.
+    Handover,
     /// Seed step 4: the proxy sends traffic to the new containers.
     CutOver,
+    /// After a handover only: the old processes wait, empty, to take everything back if the new ones fail.
+    Bake,
     /// Seed step 5: the connections of the old containers end.
     Drain,
     /// Seed step 6: the old containers are stopped.
@@ -35,14 +39,16 @@ pub enum Step {
 
 impl Step {
     /// Every step, in order.
-    pub const ALL: [Step; 12] = [
+    pub const ALL: [Step; 14] = [
         Step::Detect,
         Step::Fetch,
         Step::Load,
         Step::Start,
         Step::Health,
         Step::Await,
+        Step::Handover,
         Step::CutOver,
+        Step::Bake,
         Step::Drain,
         Step::Stop,
         Step::Remove,
@@ -59,7 +65,9 @@ impl Step {
             Step::Start => "start",
             Step::Health => "health",
             Step::Await => "await",
+            Step::Handover => "handover",
             Step::CutOver => "cut_over",
+            Step::Bake => "bake",
             Step::Drain => "drain",
             Step::Stop => "stop",
             Step::Remove => "remove",
