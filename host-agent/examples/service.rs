@@ -1,7 +1,7 @@
 //! The service that the host agent's tests put into containers: small, static, and badly behaved on request.
 //!
 //! `--version V` what `/` answers; `--health STATUS` what `/health` answers; `--exit-after-ms N` ends with status 3 and a
-//! last line on stderr; `--worker` serves nothing.
+//! last line on stderr; `--worker` serves nothing; `--graceful` finishes its requests when it is told to end.
 
 use axum::{Router, extract::Query, http::StatusCode, routing::get};
 use std::{collections::HashMap, time::Duration};
@@ -61,10 +61,20 @@ async fn main() {
         let listener = tokio::net::TcpListener::bind("0.0.0.0:8080")
             .await
             .expect("port 8080");
-        axum::serve(listener, router).await.expect("a server");
+        let told = async {
+            if option("--graceful").is_none() {
+                std::future::pending::<()>().await;
+            }
+            let mut term = signal(SignalKind::terminate()).expect("a signal handler");
+            term.recv().await;
+        };
+        axum::serve(listener, router)
+            .with_graceful_shutdown(told)
+            .await
+            .expect("a server");
     };
     tokio::select! {
         () = serve => {}
-        _ = term.recv() => eprintln!("service ends"),
+        _ = term.recv(), if option("--graceful").is_none() => eprintln!("service ends"),
     }
 }

@@ -159,7 +159,13 @@ async fn settle(
         write_journal(host, &journal)?;
         return Ok(Some(verdict));
     }
-    let facts = observe(&host.engine, &host.proxy, &journal.desired.service).await?;
+    let facts = observe(
+        &host.engine,
+        &host.proxy,
+        &host.seats,
+        &journal.desired.service,
+    )
+    .await?;
     let recovery = recover(Some(&journal), &facts, wanted);
     tracing::info!(
         ?recovery,
@@ -180,7 +186,7 @@ async fn settle(
                 .await?
         }
         Recovery::Revert => {
-            let why = "the new containers ended after traffic had moved to them; it was moved back"
+            let why = "the new containers ended after traffic had moved to them, or had given it back; the old version serves"
                 .to_owned();
             Swap::new(host, journal, facts)?
                 .abandon(Failure::new(CauseCode::ContainerExited, why))
@@ -196,7 +202,7 @@ async fn once(
     desired: &DesiredState,
     boot: bool,
 ) -> Result<Option<Verdict>, Failure> {
-    let facts = observe(&host.engine, &host.proxy, &desired.service).await?;
+    let facts = observe(&host.engine, &host.proxy, &host.seats, &desired.service).await?;
     let journal = read_journal(host)?;
     let expected = expected(host, desired)?;
     let plan = plan(

@@ -1,16 +1,18 @@
 //! Containers: started beside the old ones, with the options of D-HOST-15 to D-HOST-20.
 
 use crate::{
+    data::{Data, Folder},
     docker::{Container, Engine, NewContainer, StartError},
     failure::Failure,
     images,
     machine::Machine,
+    seat::{Endpoint, Seat, Seats},
 };
 use contract::{
     digest::Digest,
     job::DesiredState,
     manifest::Manifest,
-    names::label,
+    names::{label, path},
     signal::CauseCode,
     spec::{ContainerSpec, Topology},
 };
@@ -39,12 +41,16 @@ pub struct Common<'a> {
     pub instance: &'a str,
     /// Address and ports.
     pub machine: &'a Machine,
+    /// Where containers that hand over find their sockets.
+    pub seats: &'a Seats,
+    /// Where containers keep data.
+    pub data: &'a Data,
     /// Gateway of the network `porter`: where the machine's own services are reached.
     pub gateway: Option<String>,
 }
 
 /// Starts one container and returns it. One of the same swap that runs already, from before a restart of the agent, is
-/// used as it is; one that does not run is replaced.
+/// used as it is; one that does not run is replaced. `seat` is for one that hands over.
 ///
 /// # Errors
 /// [`CauseCode::StartFailed`], [`CauseCode::PortMissing`], [`CauseCode::Engine`].
@@ -53,6 +59,7 @@ pub async fn start(
     common: &Common<'_>,
     spec: &ContainerSpec,
     present: &[Container],
+    seat: Option<&Seat>,
 ) -> Result<Container, Failure> {
     let ours = present
         .iter()
@@ -67,16 +74,23 @@ pub async fn start(
         common.manifest.images.get(&spec.image).ok_or_else(|| {
             Failure::internal(format!("the manifest has no image `{}`", spec.image))
         })?;
-    let inside = match (spec.topology, spec.inet_port) {
-        (Topology::Worker, _) => None,
-        (Topology::Inet, Some(port)) => Some(port),
-        (Topology::Inet, None) => {
+    let inside = match (spec.topology, spec.inet_port, seat) {
+        (Topology::Worker, ..) => None,
+        (Topology::Inet, _, Some(seat)) => {
+            common.seats.make(seat, spec.uid)?;
+            None
+        }
+        (Topology::Inet, Some(port), None) => Some(port),
+        (Topology::Inet, None, None) => {
             return Err(Failure::new(
                 CauseCode::PortMissing,
                 format!("inet container `{}` has no inet_port", spec.name),
             ));
         }
     };
+    if spec.data {
+        common.data.make(folder(common, spec), spec.uid)?;
+    }
     let mut taken = engine.ports_in_use(common.machine.publish_address).await?;
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
@@ -84,11 +98,18 @@ pub async fn start(
             None => None,
             Some(port) => Some((port, free_endpoint(common.machine, &taken)?)),
         };
-        let endpoint = publish.map(|(_, at)| at);
-        let new = new_container(common, spec, &image.config.digest, publish);
+        let published = publish.map(|(_, at)| at);
+        let endpoint = (seat.cloned().map(Endpoint::Seat)).or(published.map(Endpoint::Tcp));
+        let new = new_container(
+            common,
+            spec,
+            &image.config.digest,
+            publish,
+            endpoint.as_ref(),
+        );
         match engine.start(&new).await {
             Ok(id) => {
-                if let Some(at) = endpoint {
+                if let Some(at) = published {
                     crate::custom::after_start(at).await;
                 }
                 return Ok(Container {
@@ -101,7 +122,7 @@ pub async fn start(
                 });
             }
             Err(StartError::PortTaken) => {
-                taken.extend(endpoint.map(|e| e.port()));
+                taken.extend(published.map(|e| e.port()));
                 last = "its port was taken by others each time".into();
             }
             Err(StartError::Network(why)) => {
@@ -140,6 +161,7 @@ fn new_container(
     spec: &ContainerSpec,
     image: &Digest,
     publish: Option<(u16, SocketAddrV4)>,
+    endpoint: Option<&Endpoint>,
 ) -> NewContainer {
     let desired = common.desired;
     let mut labels = BTreeMap::from([
@@ -149,9 +171,10 @@ fn new_container(
         (label::SWAP.to_owned(), desired.swap.clone()),
         (label::CONTAINER.to_owned(), spec.name.clone()),
     ]);
-    if let Some((_, at)) = publish {
-        labels.insert(label::ENDPOINT.to_owned(), at.to_string());
+    if let Some(endpoint) = endpoint {
+        labels.insert(label::ENDPOINT.to_owned(), endpoint.to_string());
     }
+    let seat = endpoint.and_then(Endpoint::seat);
     let env_file = std::fs::read_to_string(ENV_FILE).unwrap_or_default();
     NewContainer {
         name: format!(
@@ -162,9 +185,12 @@ fn new_container(
             common.instance
         ),
         image: images::reference(common.instance, image),
-        env: variables(common, &env_file),
+        env: variables(common, spec, &env_file, seat),
         labels,
         publish,
+        mounts: (seat.map(|seat| common.seats.mount(seat)).into_iter())
+            .chain(spec.data.then(|| common.data.mount(folder(common, spec))))
+            .collect(),
         uid: spec.uid,
         read_only: spec.read_only,
         pids_limit: spec.pids_limit,
@@ -173,8 +199,20 @@ fn new_container(
     }
 }
 
+fn folder<'a>(common: &Common<'a>, spec: &'a ContainerSpec) -> Folder<'a> {
+    Folder {
+        service: &common.desired.service,
+        container: &spec.name,
+    }
+}
+
 /// The env file's lines first, ours last, so that ours can't be overridden (D-HOST-16, D-HOST-17).
-fn variables(common: &Common<'_>, env_file: &str) -> Vec<String> {
+fn variables(
+    common: &Common<'_>,
+    spec: &ContainerSpec,
+    env_file: &str,
+    seat: Option<&Seat>,
+) -> Vec<String> {
     let gateway = common.gateway.as_deref().unwrap_or("");
     let desired = common.desired;
     let mut all: BTreeMap<&str, &str> = env_file
@@ -197,6 +235,20 @@ fn variables(common: &Common<'_>, env_file: &str) -> Vec<String> {
         ("PORTER_PAYLOAD_DIGEST", desired.payload.as_str()),
         ("PORTER_SWAP_ID", &desired.swap),
     ]);
+    if spec.data {
+        all.insert("PORTER_DATA_DIR", path::DATA_INSIDE);
+    }
+    let sockets = seat.map(|seat| common.seats.sockets(seat, &desired.swap));
+    let sockets = sockets.map(|s| {
+        [
+            ("PORTER_INET_SOCKET", s.inet),
+            ("PORTER_HANDOVER_SOCKET", s.handover),
+            ("PORTER_CONTROL_SOCKET", s.control),
+            ("PORTER_HEALTH_SOCKET", s.health),
+        ]
+        .map(|(name, path)| (name, path.to_string_lossy().into_owned()))
+    });
+    all.extend(sockets.iter().flatten().map(|(k, v)| (*k, v.as_str())));
     all.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
 }
 

@@ -4,21 +4,22 @@
 //! listed, hence never touched (D-HOST-20). Image tags carry the instance id too, so that removing a tag of this host
 //! never takes an image away from another host of the same engine.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, seat::Endpoint};
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     errors::Error as Bollard,
     exec::{StartExecOptions, StartExecResults},
     models::{
         ContainerCreateBody, ContainerSummaryStateEnum, ExecConfig, HostConfig,
-        HostConfigLogConfig, NetworkCreateRequest, PortBinding, ResourcesUlimits, RestartPolicy,
-        RestartPolicyNameEnum,
+        HostConfigLogConfig, Mount, MountType, NetworkCreateRequest, PortBinding, ResourcesUlimits,
+        RestartPolicy, RestartPolicyNameEnum,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, ImportImageOptions, InspectContainerOptions,
-        ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptions,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-        StatsOptionsBuilder, StopContainerOptionsBuilder, TagImageOptionsBuilder,
+        KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+        ListNetworksOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder, RestartContainerOptionsBuilder, StatsOptionsBuilder,
+        StopContainerOptionsBuilder, TagImageOptionsBuilder,
     },
 };
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, SocketAddrV4},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -59,8 +60,8 @@ pub struct Container {
     pub payload: Digest,
     /// The swap that started it.
     pub swap: String,
-    /// Where an inet container is published.
-    pub endpoint: Option<SocketAddrV4>,
+    /// Where an inet container is reached.
+    pub endpoint: Option<Endpoint>,
     /// Whether its process runs now.
     pub running: bool,
 }
@@ -93,6 +94,8 @@ pub struct NewContainer {
     pub labels: BTreeMap<String, String>,
     /// Container port and the host address where it is published.
     pub publish: Option<(u16, SocketAddrV4)>,
+    /// Folders as the engine sees them, and where they are mounted.
+    pub mounts: Vec<(PathBuf, PathBuf)>,
     /// User id inside.
     pub uid: u32,
     /// Read-only root file system.
@@ -103,6 +106,15 @@ pub struct NewContainer {
     pub memory: Option<u64>,
     /// Billionths of a CPU.
     pub nano_cpus: Option<u64>,
+}
+
+fn bound((from, to): &(PathBuf, PathBuf)) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(from.to_string_lossy().into_owned()),
+        target: Some(to.to_string_lossy().into_owned()),
+        ..Default::default()
+    }
 }
 
 /// Why a container was not started.
@@ -307,6 +319,7 @@ impl Engine {
             user: Some(new.uid.to_string()),
             exposed_ports: inside.map(|p| vec![p]),
             host_config: Some(HostConfig {
+                mounts: Some(new.mounts.iter().map(bound).collect()),
                 port_bindings: bindings,
                 network_mode: Some(NETWORK.into()),
                 readonly_rootfs: Some(new.read_only),
@@ -414,6 +427,26 @@ impl Engine {
         }
         // 137 = killed by signal 9.
         Ok(self.state(id).await.is_ok_and(|s| s.exit_code == 137))
+    }
+
+    /// SIGTERM, and nothing more: the process may take its time.
+    ///
+    /// # Errors
+    /// [`CauseCode::Engine`], also when it does not run.
+    pub async fn ask_to_end(&self, id: &str) -> Result<(), Failure> {
+        let options = KillContainerOptionsBuilder::new().signal("SIGTERM").build();
+        let told = self.docker.kill_container(id, Some(options)).await;
+        told.map_err(|e| engine(format!("container {} can't be told to end: {e}", short(id))))
+    }
+
+    /// Ends the process and starts it anew.
+    ///
+    /// # Errors
+    /// [`CauseCode::Engine`].
+    pub async fn restart(&self, id: &str) -> Result<(), Failure> {
+        let options = RestartContainerOptionsBuilder::new().t(1).build();
+        let restarted = self.docker.restart_container(id, Some(options)).await;
+        restarted.map_err(|e| engine(format!("container {} can't be restarted: {e}", short(id))))
     }
 
     /// Starts a container that had been stopped.

@@ -1,5 +1,8 @@
-//! Drain: the connections of the old containers end, or are cut at the deadline, and are counted either way
-//! (D-HOST-32, D-HOST-33).
+//! Drain: the connections of the old containers end, or outlast the deadline, and are counted either way (D-HOST-32,
+//! D-HOST-33).
+//!
+//! Those that outlast it end with their container: told to stop, it can say goodbye to each, as a WebSocket server does
+//! with a close code that makes clients return at once. Only what is left after that is cut by the proxy.
 
 use crate::{
     failure::Failure,
@@ -71,7 +74,7 @@ pub async fn drain(
                     ));
                 }
                 OnDrainTimeout::Close => {
-                    drain.cut = cut(proxy, service, &sessions).await;
+                    drain.cut = left;
                     break;
                 }
             }
@@ -102,19 +105,18 @@ async fn open(proxy: &Proxy, service: &str, wanted: &[Server]) -> Open {
     open
 }
 
-async fn cut(proxy: &Proxy, service: &str, sessions: &Open) -> u64 {
-    let mut total = 0;
-    for (worker, servers) in sessions.values() {
-        let names: Vec<String> = servers.keys().cloned().collect();
-        total += proxy.cut(*worker, service, &names).await;
+/// Cuts what is still open to servers that are not wanted, in every worker: their containers have stopped.
+pub async fn cut(proxy: &Proxy, service: &str, wanted: &[Server]) {
+    for (worker, servers) in open(proxy, service, wanted).await.into_values() {
+        let names: Vec<String> = servers.into_keys().collect();
+        proxy.cut(worker, service, &names).await;
         let until = Instant::now() + CUT_TAKES;
         while Instant::now() < until {
-            let now = proxy.sessions(*worker, service).await;
+            let now = proxy.sessions(worker, service).await;
             if names.iter().all(|n| now.get(n).is_none_or(|n| *n == 0)) {
                 break;
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
-    total
 }

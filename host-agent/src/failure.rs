@@ -46,6 +46,16 @@ impl Failure {
     }
 }
 
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        Failure {
+            code: cause.code,
+            message: cause.message,
+            log: cause.log,
+        }
+    }
+}
+
 impl From<Failure> for Cause {
     fn from(failure: Failure) -> Self {
         Cause {

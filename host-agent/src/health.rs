@@ -3,6 +3,7 @@
 use crate::{
     docker::{Container, Engine, ProcessState},
     failure::Failure,
+    seat::{Endpoint, Seats},
 };
 use bytes::Bytes;
 use contract::{
@@ -12,9 +13,10 @@ use contract::{
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
-use std::{fmt, net::SocketAddrV4, time::Duration};
+use std::{fmt, net::SocketAddrV4, path::PathBuf, time::Duration};
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
     time::{Instant, sleep, timeout},
 };
 
@@ -25,6 +27,34 @@ const WHILE_STARTING: Duration = Duration::from_millis(100);
 
 /// An engine that is silent for longer has failed.
 const ENGINE_RESTARTS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The published port.
+    Tcp(SocketAddrV4),
+    /// The process's private socket, `PORTER_HEALTH_SOCKET`: its public one may still be its predecessor's.
+    Unix(PathBuf),
+}
+
+impl Door {
+    /// The door at which this container's health is asked for; a worker has none.
+    pub fn of(container: &Container, seats: &Seats) -> Option<Self> {
+        Some(match container.endpoint.as_ref()? {
+            Endpoint::Tcp(at) => Door::Tcp(*at),
+            Endpoint::Seat(seat) => Door::Unix(seats.sockets(seat, &container.swap).health),
+        })
+    }
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Door::Tcp(at) => at.fmt(f),
+            Door::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
 
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,12 +125,13 @@ impl Run {
 /// answered and its last log lines.
 pub async fn wait(
     engine: &Engine,
+    seats: &Seats,
     spec: &ContainerSpec,
     container: &Container,
     until: Instant,
 ) -> Result<(), Failure> {
-    match (spec.topology, container.endpoint) {
-        (Topology::Inet, Some(at)) => wait_inet(engine, spec, container, at, until).await,
+    match (spec.topology, Door::of(container, seats)) {
+        (Topology::Inet, Some(at)) => wait_inet(engine, spec, container, &at, until).await,
         (Topology::Inet, None) => Err(Failure::new(
             CauseCode::PortMissing,
             format!("container `{}` is not published", spec.name),
@@ -113,7 +144,7 @@ async fn wait_inet(
     engine: &Engine,
     spec: &ContainerSpec,
     container: &Container,
-    at: SocketAddrV4,
+    at: &Door,
     until: Instant,
 ) -> Result<(), Failure> {
     let check = &spec.health;
@@ -190,7 +221,9 @@ async fn pause(wait: Duration, until: Instant) {
     sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
 }
 
-async fn still_runs(
+/// # Errors
+/// [`CauseCode::ContainerExited`] when its process has ended, be it only once.
+pub async fn still_runs(
     engine: &Engine,
     spec: &ContainerSpec,
     container: &Container,
@@ -235,20 +268,38 @@ fn ended(state: &ProcessState) -> Option<String> {
 }
 
 /// One request on a connection of its own; redirects are answers like others.
-pub async fn ask(at: SocketAddrV4, check: &HealthCheck) -> Answer {
+pub async fn ask(at: &Door, check: &HealthCheck) -> Answer {
     match timeout(check.timeout, request(at, check)).await {
         Ok(answer) => answer,
         Err(_) => Answer::TimedOut,
     }
 }
 
-async fn request(at: SocketAddrV4, check: &HealthCheck) -> Answer {
-    let broken = |e: &dyn fmt::Display| Answer::Broken(e.to_string());
-    let socket = match TcpStream::connect(at).await {
-        Ok(socket) => socket,
-        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => return Answer::Refused,
-        Err(e) => return broken(&e),
+async fn request(at: &Door, check: &HealthCheck) -> Answer {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let asked = match at {
+        Door::Tcp(at) => match TcpStream::connect(at).await {
+            Ok(socket) => Ok(exchange(socket, check).await),
+            Err(e) => Err(e),
+        },
+        Door::Unix(path) => match UnixStream::connect(path).await {
+            Ok(socket) => Ok(exchange(socket, check).await),
+            Err(e) => Err(e),
+        },
     };
+    match asked {
+        Ok(answer) => answer,
+        // A socket that does not exist yet is a port at which nobody listens yet.
+        Err(e) if matches!(e.kind(), ConnectionRefused | NotFound) => Answer::Refused,
+        Err(e) => Answer::Broken(e.to_string()),
+    }
+}
+
+async fn exchange(
+    socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    check: &HealthCheck,
+) -> Answer {
+    let broken = |e: &dyn fmt::Display| Answer::Broken(e.to_string());
     let (mut sender, connection) =
         match hyper::client::conn::http1::handshake(TokioIo::new(socket)).await {
             Ok(pair) => pair,
@@ -321,7 +372,7 @@ mod tests {
         }
     }
 
-    async fn serve(answer: &'static [u8]) -> SocketAddrV4 {
+    async fn serve(answer: &'static [u8]) -> Door {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let std::net::SocketAddr::V4(at) = listener.local_addr().unwrap() else {
@@ -339,14 +390,14 @@ mod tests {
                 });
             }
         });
-        at
+        Door::Tcp(at)
     }
 
     #[tokio::test]
     async fn d_host_27_redirects_are_not_followed_bodies_are_capped_and_silence_times_out() {
         // D-HOST-27
         let at = serve(b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(ask(at, &check(1)).await, Answer::Status(302));
+        assert_eq!(ask(&at, &check(1)).await, Answer::Status(302));
         let endless: &'static [u8] = Box::leak(
             [
                 b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n".as_slice(),
@@ -356,15 +407,17 @@ mod tests {
             .into(),
         );
         let at = serve(endless).await;
-        assert_eq!(ask(at, &check(1)).await, Answer::Status(200));
+        assert_eq!(ask(&at, &check(1)).await, Answer::Status(200));
         let at = serve(b"").await;
-        assert_eq!(ask(at, &check(1)).await, Answer::TimedOut);
+        assert_eq!(ask(&at, &check(1)).await, Answer::TimedOut);
         let free = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
-        let nobody = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, free);
-        assert_eq!(ask(nobody, &check(1)).await, Answer::Refused);
+        let nobody = Door::Tcp(SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, free));
+        assert_eq!(ask(&nobody, &check(1)).await, Answer::Refused);
+        let not_yet = Door::Unix("/nowhere/health.sock".into());
+        assert_eq!(ask(&not_yet, &check(1)).await, Answer::Refused);
     }
 }

@@ -2,12 +2,14 @@
 
 use crate::{
     clean::HistoryFile,
+    data::Data,
     docker::Engine,
     failure::Failure,
     job::{Stack, StackFile},
     journal::JournalFile,
     machine::{self, Machine},
     queue::Queue,
+    seat::Seats,
     signal::Signals,
     store::Bucket,
     traffic::{mover::Mover, proxy::Proxy},
@@ -64,6 +66,12 @@ pub struct Settings {
     /// The socket of the proxy's master process
     #[arg(long, global = true, env = "PORTER_PROXY_MASTER_SOCKET", default_value = path::PROXY_MASTER_SOCKET, value_name = "PATH")]
     pub proxy_master_socket: PathBuf,
+    /// Sockets of containers that hand over their connections; the proxy's root directory
+    #[arg(long, global = true, env = "PORTER_SOCKETS_DIR", default_value = path::SOCKETS, value_name = "PATH")]
+    pub sockets_dir: PathBuf,
+    /// Data of containers that keep any (`data: true`)
+    #[arg(long, global = true, env = "PORTER_CONTAINER_DATA_DIR", default_value = path::DATA, value_name = "PATH")]
+    pub data_dir: PathBuf,
     /// Command that starts the proxy
     #[arg(
         long,
@@ -113,6 +121,16 @@ impl Settings {
         }
     }
 
+    /// The seats of containers that hand over.
+    pub fn seats(&self, machine: &Machine) -> Seats {
+        Seats::new(&self.sockets_dir, machine.engine_sockets.as_deref())
+    }
+
+    /// The folders of containers that keep data.
+    pub fn data(&self, machine: &Machine) -> Data {
+        Data::new(&self.data_dir, machine.engine_data.as_deref())
+    }
+
     /// The instance id: given, or told by the instance metadata service.
     ///
     /// # Errors
@@ -156,6 +174,10 @@ pub struct Host {
     pub engine: Engine,
     /// The proxy.
     pub proxy: Proxy,
+    /// Sockets of containers that hand over.
+    pub seats: Seats,
+    /// Where containers keep data.
+    pub data: Data,
     /// The bucket.
     pub bucket: Bucket,
     /// The stack.
@@ -230,6 +252,8 @@ impl Host {
         };
         Ok(Opened::Host(Box::new(Self {
             instance,
+            seats: settings.seats(&machine),
+            data: settings.data(&machine),
             machine,
             engine,
             proxy: settings.proxy(),
@@ -248,6 +272,7 @@ impl Host {
         Mover {
             proxy: &self.proxy,
             machine: &self.machine,
+            seats: &self.seats,
             state: &self.settings.state_dir,
         }
     }

@@ -6,7 +6,7 @@
 use contract::{
     digest::Digest,
     job::DesiredState,
-    signal::{Cause, Drain, Kind},
+    signal::{Cause, Drain, Handover, Kind},
     step::Step,
 };
 use jiff::Timestamp;
@@ -41,6 +41,15 @@ pub struct Journal {
     /// How the old connections ended.
     #[serde(default)]
     pub drain: Drain,
+    /// What became of the connections of containers that hand over, by container.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub handovers: BTreeMap<String, Handover>,
+    /// Why old containers could not hand over, by container: they are drained instead.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
+    /// Why the swap is being undone. Written before anything is: from then on there is no way but back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Cause>,
     /// What went wrong without changing the outcome (D-HOST-36).
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -85,6 +94,9 @@ impl Journal {
             records: Vec::new(),
             bytes: 0,
             drain: Drain::default(),
+            handovers: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            failing: None,
             warnings: Vec::new(),
             verdict: None,
         }
@@ -119,6 +131,14 @@ impl Journal {
         self.records
             .iter()
             .any(|r| r.step == step && r.done.is_some())
+    }
+
+    /// All containers that hand over as one account; absent without any.
+    pub fn handover(&self) -> Option<Handover> {
+        let mut all = self.handovers.values();
+        let mut sum = *all.next()?;
+        all.for_each(|one| sum.add(one));
+        Some(sum)
     }
 
     /// The step begun last.

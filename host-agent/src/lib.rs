@@ -13,6 +13,7 @@
 //! | [`journal`], [`files`] | intent and done on disk |
 //! | [`store`], [`images`] | blobs from the bucket, images into the engine |
 //! | [`headroom`], [`containers`], [`health`] | room for both versions, start, readiness |
+//! | [`seat`], [`takeover`] | containers that hand their connections over: their sockets, and leading a handover |
 //! | [`traffic`], [`drain`] | the proxy's configuration, the cut-over, the old connections |
 //! | [`clean`], [`signal`] | leftovers; what the build host hears |
 //! | [`status`] | what runs here, for people and scripts |
@@ -24,6 +25,7 @@ pub mod agent;
 pub mod clean;
 pub mod containers;
 pub mod custom;
+pub mod data;
 pub mod docker;
 pub mod drain;
 pub mod failure;
@@ -39,10 +41,12 @@ pub mod observe;
 pub mod plan;
 pub mod queue;
 pub mod recover;
+pub mod seat;
 pub mod signal;
 pub mod status;
 pub mod store;
 pub mod swap;
+pub mod takeover;
 pub mod traffic;
 
 /// An SDK error with its causes on one line, each once.

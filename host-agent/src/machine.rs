@@ -2,7 +2,10 @@
 //! The file is absent on EC2.
 
 use serde::Deserialize;
-use std::{net::Ipv4Addr, path::Path};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 /// Where the proxy listens and where containers are published.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -18,6 +21,11 @@ pub struct Machine {
     pub publish_address: Ipv4Addr,
     /// First and last port for containers (D-HOST-19).
     pub port_range: (u16, u16),
+    /// The sockets' folder as the container engine sees it, where the engine lives in another root than this host: on a
+    /// simulated one.
+    pub engine_sockets: Option<PathBuf>,
+    /// The containers' data as the engine sees it, likewise.
+    pub engine_data: Option<PathBuf>,
 }
 
 impl Default for Machine {
@@ -28,6 +36,8 @@ impl Default for Machine {
             forwarded_https_port: 8080,
             publish_address: Ipv4Addr::LOCALHOST,
             port_range: (20_000, 29_999),
+            engine_sockets: None,
+            engine_data: None,
         }
     }
 }

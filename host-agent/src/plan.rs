@@ -31,7 +31,12 @@ pub fn plan(
     if answered && !boot {
         return Plan::Answered;
     }
-    if expected.is_some_and(|e| serves(desired, facts, e)) {
+    // One that was interrupted in a handover has a way to go, although the new version may already serve: the old process
+    // waits to take everything back.
+    let in_handover = journal.is_some_and(|j| {
+        j.desired.swap == desired.swap && j.verdict.is_none() && j.has_begun(Step::Handover)
+    });
+    if !in_handover && expected.is_some_and(|e| serves(desired, facts, e)) {
         return Plan::AlreadyServing;
     }
     if !boot && now > desired.deadline {
@@ -44,6 +49,8 @@ pub fn plan(
             .filter(|step| match step {
                 // Coordinated mode only.
                 Step::Await => false,
+                // Found out when the new containers run beside the old ones.
+                Step::Handover | Step::Bake => false,
                 // Nothing to drain or remove at a first boot (D-HOST-11).
                 Step::Drain | Step::Stop | Step::Remove => others,
                 _ => true,
@@ -58,11 +65,12 @@ fn serves(desired: &DesiredState, facts: &Facts, expected: &[(String, bool)]) ->
         return false;
     };
     let ours: Vec<_> = facts.running(swap).collect();
-    let endpoints: std::collections::BTreeSet<_> = ours.iter().filter_map(|c| c.endpoint).collect();
+    let endpoints: std::collections::BTreeSet<_> =
+        ours.iter().filter_map(|c| c.endpoint.clone()).collect();
     *payload == desired.payload
         && expected.iter().all(|(name, inet)| {
             ours.iter()
-                .any(|c| c.name == *name && c.endpoint.is_some() == *inet)
+                .any(|c| c.name == *name && facts.takes_requests(c) == *inet)
         })
         && facts.rotation == endpoints
 }

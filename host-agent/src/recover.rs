@@ -1,6 +1,6 @@
 //! Pure: what a restarted agent does about a swap that it finds without a verdict.
 
-use crate::{journal::Journal, observe::Facts};
+use crate::{docker::Container, journal::Journal, observe::Facts, seat::Endpoint};
 use contract::{job::DesiredState, step::Step};
 
 /// The way on, or the way back.
@@ -14,7 +14,8 @@ pub enum Recovery {
     Abandon,
     /// Traffic has moved: finish, whatever is wanted now.
     Finish,
-    /// Traffic has moved to containers that do not run any more, and the old ones still do: move it back.
+    /// Traffic has moved to containers that do not run any more, and the old ones still do, or these have taken their
+    /// connections back already: move it back. Also the rest of what was being undone.
     Revert,
 }
 
@@ -28,8 +29,13 @@ pub fn recover(
     let Some(journal) = journal.filter(|j| j.verdict.is_none()) else {
         return Recovery::Nothing;
     };
+    if journal.failing.is_some() {
+        return Recovery::Revert;
+    }
     let swap = journal.desired.swap.as_str();
-    let moved = journal.is_done(Step::CutOver)
+    // What is done there is true of every container that hands over: the others follow, whatever is wanted now.
+    let moved = journal.is_done(Step::Handover)
+        || journal.is_done(Step::CutOver)
         || (journal.has_begun(Step::CutOver) && facts.in_rotation(swap));
     if moved {
         let ours_run = facts.running(swap).next().is_some();
@@ -37,7 +43,16 @@ pub fn recover(
             .containers
             .iter()
             .any(|c| c.running && c.swap != swap && c.endpoint.is_some());
+        let taken_back = facts.containers.iter().any(|old| {
+            let seat = old.endpoint.as_ref().and_then(Endpoint::seat);
+            let here = |c: &Container| c.swap == swap && c.endpoint == old.endpoint;
+            old.swap != swap
+                && seat.is_some()
+                && facts.takes_requests(old)
+                && facts.containers.iter().any(here)
+        });
         return match (ours_run, others_run) {
+            _ if taken_back && !journal.is_done(Step::Bake) => Recovery::Revert,
             (false, true) if !journal.has_begun(Step::Stop) => Recovery::Revert,
             // After a reboot nothing runs: the same payload starts again.
             (false, _) => again_or_abandon(journal, desired),

@@ -5,13 +5,15 @@ use crate::{
     failure::Failure,
     host::Settings,
     journal::{Journal, JournalFile},
+    machine::Machine,
     observe::{Facts, observe},
 };
 use contract::{
     digest::Digest,
-    signal::{Cause, Drain, Kind},
+    signal::{Cause, Drain, Handover, Kind},
     step::Step,
 };
+use handover::control::Role;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -43,8 +45,11 @@ pub struct ContainerStatus {
     pub payload: Digest,
     /// Its swap.
     pub swap: String,
-    /// Where it is published.
+    /// Where it is reached.
     pub endpoint: Option<String>,
+    /// What its process says that it is, if it hands over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// Whether it runs.
     pub running: bool,
     /// Whether new requests go there.
@@ -68,6 +73,9 @@ pub struct LastSwap {
     pub ms: BTreeMap<Step, u64>,
     /// How the old connections ended.
     pub drain: Drain,
+    /// What became of the connections of containers that hand over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// What went wrong beside.
     pub warnings: Vec<String>,
 }
@@ -91,7 +99,9 @@ pub async fn status(settings: &Settings) -> Result<Status, String> {
             ..Default::default()
         }
     } else {
-        observe(&engine, &settings.proxy(), service).await?
+        let machine = Machine::read(&settings.machine_file)?;
+        let seats = settings.seats(&machine);
+        observe(&engine, &settings.proxy(), &seats, service).await?
     };
     Ok(describe(instance, &facts, journal.as_ref()))
 }
@@ -111,9 +121,10 @@ fn describe(instance: String, facts: &Facts, journal: Option<&Journal>) -> Statu
                 id: c.id.clone(),
                 payload: c.payload.clone(),
                 swap: c.swap.clone(),
-                endpoint: c.endpoint.map(|e| e.to_string()),
+                endpoint: c.endpoint.as_ref().map(ToString::to_string),
+                role: facts.roles.get(&c.id).copied(),
                 running: c.running,
-                in_rotation: c.endpoint.is_some_and(|e| facts.rotation.contains(&e)),
+                in_rotation: facts.takes_requests(c),
             })
             .collect(),
         last: journal.map(|j| LastSwap {
@@ -124,6 +135,7 @@ fn describe(instance: String, facts: &Facts, journal: Option<&Journal>) -> Statu
             cause: j.verdict.as_ref().and_then(|v| v.cause.clone()),
             ms: j.milliseconds(),
             drain: j.drain,
+            handover: j.handover(),
             warnings: j.warnings.clone(),
         }),
     }
@@ -147,6 +159,12 @@ impl std::fmt::Display for Status {
             let state = match (c.running, c.in_rotation, &c.endpoint) {
                 (false, ..) => "stopped",
                 (true, true, _) => "running, in rotation",
+                (true, false, Some(_)) if c.role == Some(Role::Waiting) => {
+                    "running, waits to take over"
+                }
+                (true, false, Some(_)) if c.role == Some(Role::Emptied) => {
+                    "running, has handed over and waits"
+                }
                 (true, false, Some(_)) => "running, takes no new requests",
                 (true, false, None) => "running",
             };
@@ -180,6 +198,17 @@ impl std::fmt::Display for Status {
             f,
             "  old connections: {ended} ended, {cut} cut, {open} open"
         )?;
+        if let Some(h) = &last.handover {
+            writeln!(
+                f,
+                "  handover: {} connections, {} handed over, {} dropped, {} closed, frozen for {:.1} ms",
+                h.before,
+                h.handed_over,
+                h.dropped,
+                h.closed,
+                h.frozen_us as f64 / 1000.0
+            )?;
+        }
         if let Some(cause) = &last.cause {
             writeln!(f, "  cause: {}", cause.message)?;
         }

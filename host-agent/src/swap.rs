@@ -13,14 +13,16 @@ use crate::{
     images,
     journal::{Journal, Verdict},
     observe::{self, Facts},
+    seat::Seat,
     store::Store,
+    takeover::{self, Pair},
     traffic::{self, Server},
 };
 use contract::{
     digest::Digest,
     job::DesiredState,
     manifest::Manifest,
-    signal::{CauseCode, FORMAT, HostSignal, Kind},
+    signal::{CauseCode, FORMAT, Handover, HostSignal, Kind},
     spec::{ContainerSpec, HostSpec, SwapOrder, Topology},
     step::Step,
 };
@@ -28,7 +30,6 @@ use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use jiff::Timestamp;
 use std::{
     collections::BTreeSet,
-    net::SocketAddrV4,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -79,7 +80,7 @@ impl<'h> Swap<'h> {
     /// Only when the verdict could not be delivered; it is sent when the agent runs next.
     pub async fn run(mut self, steps: &[Step]) -> Result<Verdict, Failure> {
         let verdict = match self.prepare().await {
-            Ok(prepared) => match self.cut_over(&prepared).await {
+            Ok(prepared) => match self.change_over(&prepared).await {
                 Ok(servers) => self.finish(&prepared.spec, &servers, steps).await,
                 Err(failure) => self.undo(failure).await,
             },
@@ -88,7 +89,7 @@ impl<'h> Swap<'h> {
         self.report(verdict).await
     }
 
-    /// The steps after the cut-over, for a swap that a restart of the agent interrupted there.
+    /// The steps after the handover or the cut-over, for a swap that a restart of the agent interrupted there.
     ///
     /// # Errors
     /// As [`Swap::run`].
@@ -99,19 +100,21 @@ impl<'h> Swap<'h> {
             .cloned()
             .collect();
         let verdict = match self.spec().await {
-            Ok((_, spec)) if !self.journal.is_done(Step::CutOver) => {
+            Ok((_, spec)) => {
                 let prepared = Prepared {
                     spec,
                     containers: ours,
                 };
-                match self.cut_over(&prepared).await {
+                let rest = if self.journal.is_done(Step::CutOver) {
+                    let servers = traffic::servers(&prepared.spec, &prepared.containers);
+                    self.bake(&prepared).await.map(|()| servers)
+                } else {
+                    self.change_over(&prepared).await
+                };
+                match rest {
                     Ok(servers) => self.finish(&prepared.spec, &servers, &Step::ALL).await,
                     Err(failure) => self.undo(failure).await,
                 }
-            }
-            Ok((_, spec)) => {
-                let servers = traffic::servers(&spec, &ours);
-                self.finish(&spec, &servers, &Step::ALL).await
             }
             Err(failure) => self.failed(failure),
         };
@@ -123,6 +126,7 @@ impl<'h> Swap<'h> {
     /// # Errors
     /// As [`Swap::run`].
     pub async fn abandon(mut self, why: Failure) -> Result<Verdict, Failure> {
+        let why = self.journal.failing.clone().map_or(why, Failure::from);
         let verdict = self.undo(why).await;
         self.report(verdict).await
     }
@@ -189,10 +193,12 @@ impl<'h> Swap<'h> {
         let containers = timeout_at(limit, bounded)
             .await
             .unwrap_or_else(|_| Err(prepare_timeout(&spec)))?;
-        self.step(Step::Health, async |swap| {
-            swap.health(&spec, &containers, limit).await
-        })
-        .await?;
+        let containers = self
+            .step(Step::Health, async |swap| {
+                swap.health(&spec, &containers, limit).await?;
+                swap.successions(&manifest, &spec, containers, limit).await
+            })
+            .await?;
         Ok(Prepared { spec, containers })
     }
 
@@ -317,13 +323,49 @@ impl<'h> Swap<'h> {
     ) -> Result<Vec<Container>, Failure> {
         let engine = self.host.engine.clone();
         headroom::memory(&engine, spec, &self.before, &self.journal.desired.swap).await?;
+        self.refuse_other_users(spec);
         let common = self.common(manifest).await?;
         let present = engine.containers().await?;
         let mut started = Vec::new();
         for container in spec.containers.iter().filter(|c| !waits_for_cut_over(c)) {
-            started.push(containers::start(&engine, &common, container, &present).await?);
+            let seat = self.seat(container);
+            started.push(
+                containers::start(&engine, &common, container, &present, seat.as_ref()).await?,
+            );
         }
         Ok(started)
+    }
+
+    /// Processes of another user could not bind at their predecessor's seat, and would not be trusted.
+    fn refuse_other_users(&mut self, spec: &HostSpec) {
+        let swap = &self.journal.desired.swap;
+        for container in spec.containers.iter().filter(|c| c.handover) {
+            let old = takeover::predecessor(&self.before, swap, &container.name);
+            let user = old
+                .and_then(takeover::seat)
+                .and_then(|s| self.host.seats.user(s));
+            if let Some(user) = user.filter(|user| *user != container.uid) {
+                let why = format!(
+                    "the old version runs as user {user}, the new one as user {}",
+                    container.uid
+                );
+                self.journal.refused.insert(container.name.clone(), why);
+            }
+        }
+    }
+
+    /// Where a container that hands over shall sit: where its predecessor sits, so that it can be taken over from. Else at
+    /// a seat of its own, and the proxy is told.
+    fn seat(&self, spec: &ContainerSpec) -> Option<Seat> {
+        if !spec.handover {
+            return None;
+        }
+        let swap = &self.journal.desired.swap;
+        let before = takeover::predecessor(&self.before, swap, &spec.name)
+            .and_then(takeover::seat)
+            .filter(|_| !self.journal.refused.contains_key(&spec.name));
+        let own = || Seat::begun_by(&self.host.instance, swap, &spec.name);
+        Some(before.cloned().unwrap_or_else(own))
     }
 
     async fn common<'a>(
@@ -335,6 +377,8 @@ impl<'h> Swap<'h> {
             manifest,
             instance: &self.host.instance,
             machine: &self.host.machine,
+            seats: &self.host.seats,
+            data: &self.host.data,
             gateway: self.host.engine.network().await?,
         })
     }
@@ -349,21 +393,114 @@ impl<'h> Swap<'h> {
         let engine = &self.host.engine;
         let checks = containers.iter().filter_map(|container| {
             let spec = spec.containers.iter().find(|c| c.name == container.name)?;
-            Some(health::wait(engine, spec, container, limit))
+            Some(health::wait(
+                engine,
+                &self.host.seats,
+                spec,
+                container,
+                limit,
+            ))
         });
         try_join_all(checks).await.map(|_| ())
     }
 
+    /// Of the new containers that sit where an old one sits, which can take over from it? One that can't read its
+    /// predecessor's state begins a seat of its own, before anything was frozen, and the old one is drained.
+    async fn successions(
+        &mut self,
+        manifest: &Manifest,
+        spec: &HostSpec,
+        mut containers: Vec<Container>,
+        limit: Instant,
+    ) -> Result<Vec<Container>, Failure> {
+        let engine = self.host.engine.clone();
+        for pair in takeover::pairs(&self.before, &self.journal.desired.swap, &containers) {
+            let Some(why) = takeover::obstacle(&self.host.seats, &pair).await? else {
+                continue;
+            };
+            self.journal.refused.insert(pair.name.clone(), why);
+            self.write()?;
+            let new = containers.iter_mut().find(|c| c.id == pair.new.id);
+            let wanted = spec.containers.iter().find(|c| c.name == pair.name);
+            let (Some(new), Some(wanted)) = (new, wanted) else {
+                continue;
+            };
+            engine.remove(&new.id).await?;
+            let common = self.common(manifest).await?;
+            let seat = self.seat(wanted);
+            *new = containers::start(&engine, &common, wanted, &[], seat.as_ref()).await?;
+            health::wait(&engine, &self.host.seats, wanted, new, limit).await?;
+        }
+        Ok(containers)
+    }
+
     // ---- traffic moves -------------------------------------------------------------------------------------------
 
-    /// Seed step 4. After the deadline traffic does not move (D-HOT-43).
-    async fn cut_over(&mut self, prepared: &Prepared) -> Result<Vec<Server>, Failure> {
+    /// Steps `handover` to `bake`: up to here everything can be put back. After the deadline traffic does not move
+    /// (D-HOT-43).
+    async fn change_over(&mut self, prepared: &Prepared) -> Result<Vec<Server>, Failure> {
         if !self.journal.boot
             && Timestamp::now() > self.journal.desired.deadline
             && !self.before.in_rotation(&self.journal.desired.swap)
         {
             return Err(too_late(&self.journal.desired));
         }
+        let pairs = self.pairs(prepared);
+        if !pairs.is_empty() {
+            self.step(Step::Handover, async |swap| swap.hand_over(&pairs).await)
+                .await?;
+        }
+        let servers = self.cut_over(prepared).await?;
+        self.bake(prepared).await?;
+        Ok(servers)
+    }
+
+    fn pairs(&self, prepared: &Prepared) -> Vec<Pair> {
+        let swap = &self.journal.desired.swap;
+        takeover::pairs(&self.before, swap, &prepared.containers)
+    }
+
+    /// The new processes take the listeners and every live connection, one container after the other. The proxy is not
+    /// told: it has the same servers before and after.
+    async fn hand_over(&mut self, pairs: &[Pair]) -> Result<(), Failure> {
+        for pair in pairs {
+            let (account, warning) =
+                takeover::take(&self.host.engine, &self.host.seats, pair).await?;
+            self.journal.handovers.insert(pair.name.clone(), account);
+            self.journal.warnings.extend(warning);
+            self.write()?;
+            self.progress(
+                Step::Handover,
+                Some(format!(
+                    "{} connections of `{}`",
+                    account.handed_over, pair.name
+                )),
+            );
+        }
+        Ok(())
+    }
+
+    /// The old processes wait, empty, while the new ones prove themselves.
+    async fn bake(&mut self, prepared: &Prepared) -> Result<(), Failure> {
+        let pairs = self.pairs(prepared);
+        if pairs.is_empty() || self.journal.is_done(Step::Bake) {
+            return Ok(());
+        }
+        let spec = &prepared.spec;
+        self.step(Step::Bake, async |swap| {
+            let (engine, seats) = (&swap.host.engine, &swap.host.seats);
+            let time = spec.swap.handover_bake;
+            let watched = pairs.iter().filter_map(|pair| {
+                let container = spec.containers.iter().find(|c| c.name == pair.name)?;
+                Some(takeover::bake(engine, seats, container, &pair.new, time))
+            });
+            try_join_all(watched).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Seed step 4.
+    async fn cut_over(&mut self, prepared: &Prepared) -> Result<Vec<Server>, Failure> {
         self.step(Step::CutOver, async |swap| {
             swap.exchange_workers(&prepared.spec).await?;
             let servers = traffic::servers(&prepared.spec, &prepared.containers);
@@ -372,7 +509,8 @@ impl<'h> Swap<'h> {
                 .traffic()
                 .move_to(desired, &prepared.spec, &servers)
                 .await?;
-            custom::after_cut_over(&desired.swap, servers.iter().map(|s| s.address)).await;
+            let published = servers.iter().filter_map(|s| s.address.tcp());
+            custom::after_cut_over(&desired.swap, published).await;
             Ok(servers)
         })
         .await
@@ -401,8 +539,8 @@ impl<'h> Swap<'h> {
             {
                 engine.stop(&old.id, worker.stop_grace).await?;
             }
-            let new = containers::start(&engine, &common, worker, &present).await?;
-            health::wait(&engine, worker, &new, limit).await?;
+            let new = containers::start(&engine, &common, worker, &present, None).await?;
+            health::wait(&engine, &self.host.seats, worker, &new, limit).await?;
         }
         Ok(())
     }
@@ -423,15 +561,22 @@ impl<'h> Swap<'h> {
         };
         if steps.contains(&Step::Drain) && !old.is_empty() {
             if let Err(failure) = self
-                .step(Step::Drain, async |swap| swap.drain(spec, servers).await)
+                .step(Step::Drain, async |swap| {
+                    swap.tell_to_end(servers, &old).await;
+                    swap.drain(spec, servers).await
+                })
                 .await
             {
                 return self.failed(failure);
             }
-            self.cleaning(Step::Stop, async |swap| swap.stop(spec, &old).await)
-                .await;
+            self.cleaning(Step::Stop, async |swap| {
+                swap.stop(spec, servers, &old).await
+            })
+            .await;
             self.cleaning(Step::Remove, async |swap| {
-                clean::containers(&swap.host.engine, &old).await
+                let warnings = clean::containers(&swap.host.engine, &old).await;
+                swap.leave_seats().await;
+                warnings
             })
             .await;
         }
@@ -441,6 +586,52 @@ impl<'h> Swap<'h> {
         })
         .await;
         self.verdict(self.good(), Step::Report, None)
+    }
+
+    /// Old processes that nobody has taken over from are told to end now, not after the drain: only they can ask their
+    /// clients to come back, and long-lived connections do not end by themselves.
+    async fn tell_to_end(&mut self, servers: &[Server], old: &[Container]) {
+        let stays = |seat: &Seat| servers.iter().any(|s| s.address.seat() == Some(seat));
+        let left = |c: &&Container| c.running && takeover::seat(c).is_some_and(|s| !stays(s));
+        for container in old.iter().filter(left) {
+            let name = &container.name;
+            let open = takeover::status(&self.host.seats, container).await;
+            let open = open.map_or(0, |status| u64::from(status.connections));
+            // After an interruption there are fewer than there were.
+            let known = self.journal.handovers.get(name).map_or(0, |h| h.closed);
+            let closed = open.max(known);
+            let account = Handover {
+                containers: 1,
+                before: closed,
+                closed,
+                ..Handover::default()
+            };
+            self.journal.handovers.insert(name.clone(), account);
+            if known == 0 {
+                let why = self.journal.refused.get(name).map_or(
+                    "the new version has no container that takes over from it",
+                    String::as_str,
+                );
+                self.journal.warnings.push(format!(
+                    "container `{name}` was drained instead of handed over: {why}; {closed} connections were told to come back"
+                ));
+            }
+            if let Err(failure) = self.write() {
+                self.journal.warnings.push(failure.message);
+            }
+            if let Err(failure) = self.host.engine.ask_to_end(&container.id).await {
+                tracing::debug!(%failure, "an old process had ended before it was told to");
+            }
+        }
+    }
+
+    /// Seats at which no container sits any more go.
+    async fn leave_seats(&mut self) {
+        if let Ok(all) = self.host.engine.containers().await {
+            let used = all.iter().filter_map(takeover::seat).cloned().collect();
+            let warnings = self.host.seats.keep_only(&used);
+            self.journal.warnings.extend(warnings);
+        }
     }
 
     /// Seed step 5.
@@ -460,15 +651,24 @@ impl<'h> Swap<'h> {
         result
     }
 
-    /// Seed step 6: all at once, each with its own grace.
-    async fn stop(&mut self, spec: &HostSpec, old: &[Container]) -> Vec<String> {
-        let engine = &self.host.engine;
+    /// Seed step 6: all at once, each with its own grace, in which it may end the connections that outlasted the drain in
+    /// its own way. Those that have handed over are told that it is final. The proxy cuts what is left of the others.
+    async fn stop(
+        &mut self,
+        spec: &HostSpec,
+        servers: &[Server],
+        old: &[Container],
+    ) -> Vec<String> {
+        let (engine, seats) = (&self.host.engine, &self.host.seats);
         let stops = old.iter().map(|container| async move {
             let grace = spec
                 .containers
                 .iter()
                 .find(|c| c.name == container.name)
                 .map_or(Duration::from_secs(30), |c| c.stop_grace);
+            if container.running {
+                takeover::retire(seats, container).await;
+            }
             match engine.stop(&container.id, grace).await {
                 Ok(false) => None,
                 Ok(true) => Some(format!(
@@ -479,11 +679,10 @@ impl<'h> Swap<'h> {
                 Err(failure) => Some(failure.message),
             }
         });
-        futures::future::join_all(stops)
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
+        let warnings = futures::future::join_all(stops).await;
+        let service = &self.journal.desired.service;
+        drain::cut(&self.host.proxy, service, servers).await;
+        warnings.into_iter().flatten().collect()
     }
 
     /// Seed step 8: images and blobs of all but the current and `keep_images` earlier payloads.
@@ -506,6 +705,10 @@ impl<'h> Swap<'h> {
 
     /// Puts everything back as it was before the swap, then makes the failure its verdict (D-HOST-24).
     async fn undo(&mut self, failure: Failure) -> Verdict {
+        self.journal.failing = Some(failure.clone().into());
+        if let Err(unwritten) = self.write() {
+            self.journal.warnings.push(unwritten.message);
+        }
         let verdict = self.failed(failure);
         let swap = self.journal.desired.swap.clone();
         let engine = self.host.engine.clone();
@@ -514,7 +717,9 @@ impl<'h> Swap<'h> {
         while engine.containers().await.is_err() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        let mut serving = BTreeSet::new();
+        if self.journal.has_begun(Step::Handover) {
+            self.give_back(&swap).await;
+        }
         if self.journal.has_begun(Step::CutOver) {
             if let Err(e) = self
                 .host
@@ -523,7 +728,6 @@ impl<'h> Swap<'h> {
                 .await
             {
                 self.journal.warnings.push(e.message);
-                serving = self.still_serving(&swap).await;
             }
             // Workers that had made room for their successors.
             for old in self
@@ -537,13 +741,18 @@ impl<'h> Swap<'h> {
                 }
             }
         }
+        let moved = [Step::Handover, Step::CutOver];
+        let serving = if moved.iter().any(|s| self.journal.has_begun(*s)) {
+            self.still_serving(&swap).await
+        } else {
+            BTreeSet::new()
+        };
         match engine.containers().await {
             Ok(all) => {
-                let unwanted = (all.iter()).filter(|c| {
-                    c.swap == swap && !c.endpoint.is_some_and(|e| serving.contains(&e))
-                });
+                let unwanted = (all.iter()).filter(|c| c.swap == swap && !serving.contains(&c.id));
                 let warnings = clean::containers(&engine, unwanted).await;
                 self.journal.warnings.extend(warnings);
+                self.leave_seats().await;
             }
             Err(e) => self.journal.warnings.push(e.message),
         }
@@ -554,22 +763,81 @@ impl<'h> Swap<'h> {
         verdict
     }
 
-    /// Where the proxy still sends requests of those that were to leave it: taking these away would be an outage.
-    async fn still_serving(&mut self, swap: &str) -> BTreeSet<SocketAddrV4> {
+    /// The old processes take everything back, as far as the new ones have taken it.
+    async fn give_back(&mut self, swap: &str) {
+        let Some(facts) = self.look().await else {
+            return;
+        };
+        let here = |container: &Container| {
+            let others = facts
+                .containers
+                .iter()
+                .filter(|c| c.endpoint == container.endpoint);
+            others.cloned().collect::<Vec<_>>()
+        };
+        let old = facts.containers.iter().filter(|c| {
+            // Where an old process serves already, it has nothing to take back.
+            let served = |c: &Container| c.swap != swap && facts.holds_seat(c);
+            c.swap != swap
+                && c.running
+                && takeover::seat(c).is_some()
+                && !here(c).iter().any(served)
+        });
+        let (mut done, mut back_at) = (BTreeSet::new(), BTreeSet::new());
+        for old in old {
+            if !done.insert(old.endpoint.clone()) {
+                continue;
+            }
+            let new = here(old).into_iter().find(|c| c.swap == swap);
+            let (engine, seats) = (&self.host.engine, &self.host.seats);
+            let account = self.journal.handovers.get_mut(&old.name);
+            let given = account.is_some();
+            match takeover::give_back(engine, seats, old, new.as_ref(), given).await {
+                Ok(back) => {
+                    back_at.extend(old.endpoint.clone());
+                    if let Some(account) = account {
+                        account.taken_back = back;
+                        account.dropped += account.handed_over.saturating_sub(back);
+                    }
+                }
+                Err(why) => self.journal.warnings.push(why),
+            }
+        }
         let service = &self.journal.desired.service;
-        let facts = observe::observe(&self.host.engine, &self.host.proxy, service).await;
-        let rotation = facts
-            .ok()
-            .filter(|f| f.in_rotation(swap))
-            .map(|f| f.rotation)
-            .unwrap_or_default();
-        if !rotation.is_empty() {
+        self.host.proxy.trust(service, &back_at).await;
+    }
+
+    async fn look(&mut self) -> Option<Facts> {
+        let Host {
+            engine,
+            proxy,
+            seats,
+            ..
+        } = &*self.host;
+        let service = &self.journal.desired.service;
+        match observe::observe(engine, proxy, seats, service).await {
+            Ok(facts) => Some(facts),
+            Err(failure) => {
+                self.journal.warnings.push(failure.message);
+                None
+            }
+        }
+    }
+
+    /// Ids of the new containers to which requests still go: taking these away would be an outage.
+    async fn still_serving(&mut self, swap: &str) -> BTreeSet<String> {
+        let facts = self.look().await.unwrap_or_default();
+        let serve = |c: &&Container| c.swap == swap && facts.takes_requests(c);
+        let serving: BTreeSet<String> = (facts.containers.iter().filter(serve))
+            .map(|c| c.id.clone())
+            .collect();
+        if !serving.is_empty() {
             self.journal.warnings.push(
-                "the proxy still sends requests to the new containers, so they stay; the next swap takes them away"
+                "requests still reach new containers, so they stay; the next swap takes them away"
                     .to_owned(),
             );
         }
-        rotation
+        serving
     }
 
     // ---- bookkeeping ---------------------------------------------------------------------------------------------
@@ -659,6 +927,7 @@ impl<'h> Swap<'h> {
         let serving = observe::observe(
             &self.host.engine,
             &self.host.proxy,
+            &self.host.seats,
             &self.journal.desired.service,
         )
         .await
@@ -713,6 +982,7 @@ pub(crate) fn signal(
         ms: journal.milliseconds(),
         bytes: journal.bytes,
         drain: journal.drain,
+        handover: journal.handover(),
         warnings: if verdict.kind == Kind::Progress {
             Vec::new()
         } else {

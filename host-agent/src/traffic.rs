@@ -3,13 +3,13 @@
 pub mod mover;
 pub mod proxy;
 
-use crate::{docker::Container, failure::Failure, machine::Machine};
+use crate::{docker::Container, failure::Failure, machine::Machine, seat::Endpoint};
 use contract::{
     digest::Digest,
     signal::CauseCode,
     spec::{HealthCheck, HostSpec, ProxySpec, Topology},
 };
-use std::{collections::BTreeSet, net::SocketAddrV4, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 /// Addresses listed here are denied, if the file exists (D-HAP-9).
 pub const DENY_LIST: &str = "/var/lib/haproxy/ip_blacklist.txt";
@@ -20,10 +20,11 @@ const LOAD_BALANCER_LIMIT: Duration = Duration::from_secs(3600);
 /// One container as the proxy sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Server {
-    /// `docker-<n>-<port>`: the port keeps the names of two versions apart while both exist (D-HAP-11).
+    /// `docker-<n>-<port>`: the port keeps the names of two versions apart while both exist (D-HAP-11). With a seat
+    /// instead of a port, `docker-<n>-<seat>`: it is the same for two versions, if one hands over to the other.
     pub name: String,
-    /// Where it is published.
-    pub address: SocketAddrV4,
+    /// Where it is reached.
+    pub address: Endpoint,
 }
 
 /// The proxy's servers for these containers, in the order of the configuration.
@@ -31,10 +32,19 @@ pub fn servers(spec: &HostSpec, containers: &[Container]) -> Vec<Server> {
     spec.containers
         .iter()
         .filter(|c| c.topology == Topology::Inet)
-        .filter_map(|c| containers.iter().find(|o| o.name == c.name)?.endpoint)
+        .filter_map(|c| {
+            containers
+                .iter()
+                .find(|o| o.name == c.name)?
+                .endpoint
+                .clone()
+        })
         .enumerate()
         .map(|(n, address)| Server {
-            name: format!("docker-{}-{}", n + 1, address.port()),
+            name: match &address {
+                Endpoint::Tcp(at) => format!("docker-{}-{}", n + 1, at.port()),
+                Endpoint::Seat(seat) => format!("docker-{}-{seat}", n + 1),
+            },
             address,
         })
         .collect()
@@ -77,6 +87,8 @@ pub struct Wanted<'a> {
     pub servers: &'a [Server],
     /// The runtime socket.
     pub admin_socket: &'a Path,
+    /// The folder of all seats, where the proxy has its root.
+    pub root: &'a Path,
     /// Whether [`DENY_LIST`] exists.
     pub deny_list: bool,
 }
@@ -117,6 +129,9 @@ pub fn render(wanted: &Wanted) -> Result<String, Failure> {
         relay => word("the relay's socket", &relay_socket(machine))?,
         relay_backend => word("the service name", &relay_backend(wanted.service))?,
         admin_socket => wanted.admin_socket.display().to_string(),
+        root => word("the sockets' folder", &wanted.root.display().to_string())?,
+        // Connections that outlive a version outlive the worker that has them, which a reload has replaced.
+        hard_stop => if wanted.servers.iter().any(|s| s.address.seat().is_some()) { "24h" } else { "3600s" },
         binds,
         deny_list => wanted.deny_list.then_some(DENY_LIST),
         forwarded_https_port => machine.forwarded_https_port,
@@ -144,7 +159,7 @@ pub fn render(wanted: &Wanted) -> Result<String, Failure> {
             },
         },
         servers => wanted.servers.iter().map(|s| {
-            minijinja::context! { name => s.name.clone(), address => s.address.to_string() }
+            minijinja::context! { name => s.name.clone(), address => s.address.in_proxy() }
         }).collect::<Vec<_>>(),
     };
     let mut environment = minijinja::Environment::new();
@@ -227,6 +242,6 @@ fn word(what: &str, text: &str) -> Result<String, Failure> {
 }
 
 /// The addresses of a set of servers.
-pub fn addresses(servers: &[Server]) -> BTreeSet<SocketAddrV4> {
-    servers.iter().map(|s| s.address).collect()
+pub fn addresses(servers: &[Server]) -> BTreeSet<Endpoint> {
+    servers.iter().map(|s| s.address.clone()).collect()
 }

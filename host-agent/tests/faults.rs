@@ -396,15 +396,17 @@ async fn d_host_29_an_engine_that_restarts_during_the_health_check_does_not_fail
     assert_eq!(host.containers().len(), 1);
 }
 
-/// Boots version 1 with these limits, starts a request that takes `ms`, swaps to version 2 and returns the verdict and
-/// whether the long request was answered.
+/// Boots version 1 with these arguments and limits, starts a request that takes `ms`, swaps to version 2 and returns the
+/// verdict and whether the long request was answered.
 async fn swap_during(
     cloud: &Cloud,
     host: &TestHost,
     ms: u32,
+    arguments: &[&str],
     limit: impl Fn(&mut HostSpec),
 ) -> (HostSignal, bool) {
-    let (one, two) = (simple_with("1", &[], &limit), simple_with("2", &[], &limit));
+    let one = simple_with("1", arguments, &limit);
+    let two = simple_with("2", arguments, &limit);
     host.boot(cloud, &one, "01A").await;
     cloud.upload(&two).await;
     cloud.want(&two.digest, "01B", in_minutes(20)).await;
@@ -421,7 +423,7 @@ async fn swap_during(
 async fn d_host_5_a_long_request_on_the_old_version_is_waited_for() {
     let cloud = Cloud::start().await;
     let host = TestHost::new(&cloud).await;
-    let (verdict, answered) = swap_during(&cloud, &host, 5000, |_| {}).await;
+    let (verdict, answered) = swap_during(&cloud, &host, 5000, &[], |_| {}).await;
     // D-HOST-5, D-HOST-32
     assert!(answered);
     assert_eq!(verdict.kind, Kind::Success);
@@ -436,13 +438,34 @@ async fn d_host_33_a_connection_that_outlasts_the_drain_is_cut_and_counted() {
     let cloud = Cloud::start().await;
     let host = TestHost::new(&cloud).await;
     let limit = |spec: &mut HostSpec| spec.swap.drain_timeout = Duration::from_secs(1);
-    let (verdict, answered) = swap_during(&cloud, &host, 60_000, limit).await;
+    let (verdict, answered) = swap_during(&cloud, &host, 60_000, &[], limit).await;
     // D-HOST-33, D-CFG-106 `close`
     assert!(!answered);
     assert_eq!(verdict.kind, Kind::Success);
     assert_eq!(
         (verdict.drain.ended, verdict.drain.cut, verdict.drain.open),
         (0, 1, 0)
+    );
+    assert_eq!(host.containers().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_host_35_a_container_that_is_told_to_end_may_end_connections_that_outlasted_the_drain_itself()
+ {
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    let limit = |spec: &mut HostSpec| spec.swap.drain_timeout = Duration::from_secs(1);
+    let (verdict, answered) = swap_during(&cloud, &host, 5000, &["--graceful"], limit).await;
+    // D-HOST-35, D-HOST-33: it outlasted the drain, and is counted; its end was the container's, within `stop_grace`.
+    assert!(
+        answered,
+        "the proxy cut it before the container could answer"
+    );
+    assert_eq!(
+        (verdict.kind, verdict.drain.cut, verdict.warnings.len()),
+        (Kind::Success, 1, 0),
+        "{:?}",
+        verdict.warnings
     );
     assert_eq!(host.containers().len(), 1);
 }
@@ -456,7 +479,7 @@ async fn d_cfg_106_under_fail_a_drain_that_takes_too_long_fails_the_swap_and_kee
         spec.swap.drain_timeout = Duration::from_secs(1);
         spec.swap.on_drain_timeout = OnDrainTimeout::Fail;
     };
-    let (verdict, answered) = swap_during(&cloud, &host, 8000, limit).await;
+    let (verdict, answered) = swap_during(&cloud, &host, 8000, &[], limit).await;
     // D-CFG-106
     assert_eq!(
         (verdict.kind, code(&verdict), verdict.step),

@@ -596,3 +596,36 @@ async fn d_pay_7_memory_stays_below_128_mib_for_an_image_of_2_gib() {
     let key = blob_key(SERVICE, &large.manifest.config.digest);
     assert!(key.ends_with(large.manifest.config.digest.hex()));
 }
+
+/// Every version of a container with `data: true` finds what the one before has left, also while both run; a container
+/// without it has no folder of the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_containers_data_stays_from_version_to_version() {
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    let keeps = |version: &str| simple_with(version, &[], |spec| spec.containers[0].data = true);
+    host.boot(&cloud, &keeps("1"), "01A").await;
+    let folder = host.path("data").join(format!("{SERVICE}-web"));
+    std::fs::write(folder.join("kept"), "by 1").unwrap();
+    let mounted = |host: &TestHost| {
+        let ids = host.containers();
+        docker(&[
+            "inspect",
+            "--format",
+            "{{range .Mounts}}{{.Source}}:{{.Destination}}:{{.RW}}{{end}} {{.Config.Env}}",
+            &ids[0],
+        ])
+        .concat()
+    };
+    let expected = format!("{}:/data:true", folder.display());
+    let before = mounted(&host);
+    assert!(before.starts_with(&expected), "{before}");
+    assert!(before.contains("PORTER_DATA_DIR=/data"), "{before}");
+    swap(&cloud, &host, &keeps("2"), "01B").await;
+    assert_eq!(host.get("/").await, (200, "2".into()));
+    assert!(mounted(&host).starts_with(&expected));
+    assert_eq!(std::fs::read(folder.join("kept")).unwrap(), b"by 1");
+    swap(&cloud, &host, &simple("3"), "01C").await;
+    let without = mounted(&host);
+    assert!(!without.contains("/data"), "{without}");
+}

@@ -32,7 +32,15 @@ fn golden(
     let mut spec = host_spec(names[..servers].iter().map(|n| container(n, n)).collect());
     spec.proxy.log = true;
     change(&mut spec);
-    let servers: Vec<Server> = (1..=servers).map(|n| server(n as u16)).collect();
+    let servers: Vec<Server> = (1..=servers)
+        .map(|n| match spec.containers[n - 1].handover {
+            false => server(n as u16),
+            true => Server {
+                name: format!("docker-{n}-s0123456789"),
+                address: "unix:s0123456789".parse().unwrap(),
+            },
+        })
+        .collect();
     let payload = format!("sha256:{}", "ab".repeat(32)).parse().unwrap();
     let mut text = render(&Wanted {
         service: "hello",
@@ -42,6 +50,7 @@ fn golden(
         spec: &spec,
         servers: &servers,
         admin_socket: Path::new("/run/haproxy/admin.sock"),
+        root: Path::new("/run/porter"),
         deny_list,
     })
     .unwrap();
@@ -78,6 +87,8 @@ fn d_hap_20_behind_a_load_balancer() {
         text.contains("http-check send meth GET uri /health")
             && text.contains("127.0.0.1:20001 check")
     );
+    // Whoever goes round the load balancer can't pretend to be it, and a service can tell hop by hop.
+    assert!(text.contains("http-request add-header X-Forwarded-For %[src]"));
 }
 
 #[test]
@@ -212,4 +223,13 @@ fn d_hap_11_two_containers_are_two_servers_of_one_backend() {
         &[ours("jobs", None), ours("web", Some("127.0.0.1:20001"))],
     );
     assert_eq!(servers, [server(1)]);
+}
+
+#[test]
+fn a_container_that_hands_over_is_reached_at_its_seat_below_the_proxys_root() {
+    let text = golden("seat", 2, false, |s| s.containers[0].handover = true);
+    assert!(text.contains("chroot /run/porter\n"));
+    assert!(text.contains("server docker-1-s0123456789 unix@/s0123456789/inet.sock check\n"));
+    // Its connections may outlive the worker that has them by more than an hour.
+    assert!(text.contains("hard-stop-after 24h\n"));
 }

@@ -6,19 +6,41 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
-use contract::{digest::Digest, job::DesiredState, signal::Kind, step::Step};
+use contract::{
+    digest::Digest,
+    job::DesiredState,
+    signal::{Cause, CauseCode, Kind},
+    step::Step,
+};
+use handover::control::Role;
 use host_agent::{
     docker::Container,
     journal::{Journal, Verdict},
     observe::Facts,
     plan::{Plan, plan},
     recover::{Recovery, recover},
+    seat::Endpoint,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
 use std::{collections::BTreeSet, net::SocketAddrV4};
 
-const NAMES: [(&str, bool); 2] = [("web", true), ("jobs", false)];
+const NAMES: [(&str, bool); 3] = [("web", true), ("live", true), ("jobs", false)];
+
+/// The one that hands over.
+const KEEPER: &str = "live";
+const SEAT: &str = "unix:s0123456789";
+
+/// How a version behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quality {
+    /// It passes its health check and stays healthy.
+    Good,
+    /// It never becomes healthy.
+    Unhealthy,
+    /// It is healthy, takes over, and then is not any more.
+    Treacherous,
+}
 
 fn digest(n: u8) -> Digest {
     Digest::from_bytes(&[n; 32])
@@ -68,6 +90,11 @@ impl World {
         }
         world.facts.rotation = world.endpoints("01S0");
         world
+            .facts
+            .roles
+            .values_mut()
+            .for_each(|role| *role = Role::Serving);
+        world
     }
 
     fn add(&mut self, desired: &DesiredState, name: &str, inet: bool) {
@@ -77,15 +104,33 @@ impl World {
             name: name.into(),
             payload: desired.payload.clone(),
             swap: desired.swap.clone(),
-            endpoint: inet.then(|| SocketAddrV4::new([127, 0, 0, 1].into(), self.next_port)),
+            endpoint: inet.then(|| match name {
+                KEEPER => SEAT.parse().unwrap(),
+                _ => Endpoint::Tcp(SocketAddrV4::new([127, 0, 0, 1].into(), self.next_port)),
+            }),
             running: true,
         });
+        if name == KEEPER {
+            (self.facts.roles).insert(self.next_port.to_string(), Role::Waiting);
+        }
     }
 
-    fn endpoints(&self, swap: &str) -> BTreeSet<SocketAddrV4> {
+    /// One process takes everything from the other.
+    fn take_over(&mut self, new: &str) {
+        let ids: Vec<(String, bool)> = (self.facts.containers.iter())
+            .filter(|c| c.name == KEEPER)
+            .map(|c| (c.id.clone(), c.swap == new))
+            .collect();
+        for (id, new) in ids {
+            let role = if new { Role::Serving } else { Role::Emptied };
+            self.facts.roles.insert(id, role);
+        }
+    }
+
+    fn endpoints(&self, swap: &str) -> BTreeSet<Endpoint> {
         self.facts
             .running(swap)
-            .filter_map(|c| c.endpoint)
+            .filter_map(|c| c.endpoint.clone())
             .collect()
     }
 
@@ -102,28 +147,19 @@ impl World {
         Ok(())
     }
 
-    /// D-HOT-83: exactly one version is in rotation, and what is in rotation runs.
+    /// D-HOT-83: of each container exactly one version takes requests, and it runs. Those that do not hand over are all of
+    /// one version.
     fn check(&self) {
-        let swaps: BTreeSet<&str> = self
-            .facts
-            .rotation
-            .iter()
-            .map(|e| {
-                let container = self
-                    .facts
-                    .containers
-                    .iter()
-                    .find(|c| c.endpoint == Some(*e));
-                let container = container.expect("what is in rotation exists");
-                assert!(container.running, "what is in rotation runs");
-                container.swap.as_str()
-            })
-            .collect();
-        assert_eq!(
-            swaps.len(),
-            1,
-            "exactly one version is in rotation: {self:?}"
-        );
+        for (name, _) in NAMES.iter().filter(|(_, inet)| *inet) {
+            let all = self.facts.containers.iter().filter(|c| c.name == *name);
+            let taking: Vec<_> = all.filter(|c| self.facts.takes_requests(c)).collect();
+            assert_eq!(
+                taking.len(),
+                1,
+                "exactly one `{name}` takes requests: {self:?}"
+            );
+            assert!(taking[0].running, "what takes requests runs");
+        }
     }
 
     fn journal(&mut self) -> &mut Journal {
@@ -167,12 +203,30 @@ impl World {
         })
     }
 
-    /// The steps from the cut-over on.
-    fn cut_over(&mut self) -> Result<(), Dead> {
+    /// The steps that can be put back.
+    fn change_over(&mut self, quality: Quality) -> Result<bool, Dead> {
         let swap = self.journal().desired.swap.clone();
+        self.step(Step::Handover, |w| w.effect(|w| w.take_over(&swap)))?;
         self.step(Step::CutOver, |w| {
             w.effect(|w| w.facts.rotation = w.endpoints(&swap))
-        })
+        })?;
+        self.bake(quality)
+    }
+
+    /// False: the new version must not stay.
+    fn bake(&mut self, quality: Quality) -> Result<bool, Dead> {
+        if self.journal().is_done(Step::Bake) {
+            return Ok(true);
+        }
+        if quality == Quality::Treacherous {
+            self.effect(|w| w.journal().begin(Step::Bake, now()))?;
+            return Ok(false);
+        }
+        self.step(Step::Bake, |_| Ok(())).map(|()| true)
+    }
+
+    fn finish_or_undo(&mut self, good: bool) -> Result<(), Dead> {
+        if good { self.finish() } else { self.undo() }
     }
 
     fn finish(&mut self) -> Result<(), Dead> {
@@ -189,6 +243,7 @@ impl World {
                     .collect();
                 for id in old {
                     w.effect(|w| {
+                        w.facts.roles.remove(&id);
                         w.facts
                             .containers
                             .iter_mut()
@@ -206,22 +261,38 @@ impl World {
 
     fn undo(&mut self) -> Result<(), Dead> {
         let swap = self.journal().desired.swap.clone();
+        self.effect(|w| {
+            w.journal().failing = Some(Cause {
+                code: CauseCode::HealthTimeout,
+                message: "it is not healthy".into(),
+                log: String::new(),
+            });
+        })?;
+        let old = self.facts.containers.iter().find(|c| c.swap != swap);
+        let old = old.expect("there is a way back").swap.clone();
+        if self.journal().has_begun(Step::Handover) {
+            self.effect(|w| w.take_over(&old))?;
+        }
+        if self.journal().has_begun(Step::CutOver) {
+            self.effect(|w| w.facts.rotation = w.endpoints(&old))?;
+        }
         self.remove(|c| c.swap == swap)?;
         self.verdict(Kind::Failed)
     }
 
     /// One run of the agent.
-    fn run(&mut self, desired: &DesiredState, healthy: bool) -> Result<(), Dead> {
+    fn run(&mut self, desired: &DesiredState, quality: Quality) -> Result<(), Dead> {
         match recover(self.journal.as_ref(), &self.facts, Some(desired)) {
             Recovery::Nothing | Recovery::Again => {}
             Recovery::Finish => {
-                if !self.journal().is_done(Step::CutOver) {
-                    self.cut_over()?;
-                }
-                self.finish()?;
+                let good = if self.journal().is_done(Step::CutOver) {
+                    self.bake(quality)?
+                } else {
+                    self.change_over(quality)?
+                };
+                self.finish_or_undo(good)?;
             }
-            Recovery::Abandon => self.undo()?,
-            Recovery::Revert => unreachable!("nothing dies by itself in this model"),
+            Recovery::Abandon | Recovery::Revert => self.undo()?,
         }
         let expected: Vec<(String, bool)> =
             NAMES.iter().map(|(n, i)| ((*n).to_owned(), *i)).collect();
@@ -254,7 +325,7 @@ impl World {
                 self.verdict(Kind::Success)
             }
             Plan::Swap(steps) => {
-                for step in steps.into_iter().filter(|s| *s < Step::CutOver) {
+                for step in steps.into_iter().filter(|s| *s < Step::Handover) {
                     self.step(step, |w| {
                         if step != Step::Start {
                             return Ok(());
@@ -267,11 +338,11 @@ impl World {
                         Ok(())
                     })?;
                 }
-                if !healthy {
+                if quality == Quality::Unhealthy {
                     return self.undo();
                 }
-                self.cut_over()?;
-                self.finish()
+                let good = self.change_over(quality)?;
+                self.finish_or_undo(good)
             }
         }
     }
@@ -280,20 +351,23 @@ impl World {
 proptest! {
     #[test]
     fn d_hot_83_one_version_is_in_rotation_whenever_and_however_often_the_agent_dies(
-        deaths in proptest::collection::vec(0..40u32, 0..6),
-        wanted in proptest::collection::vec((1..4u8, any::<bool>()), 1..4),
+        deaths in proptest::collection::vec(0..50u32, 0..6),
+        wanted in proptest::collection::vec(
+            (1..4u8, prop_oneof![Just(Quality::Good), Just(Quality::Unhealthy), Just(Quality::Treacherous)]),
+            1..4,
+        ),
     ) {
         // D-HOT-83, D-HOT-66
         let mut world = World::new(0);
         let mut deaths = deaths.into_iter();
         let mut serves = digest(0);
-        for (n, (payload, healthy)) in wanted.iter().enumerate() {
+        for (n, (payload, quality)) in wanted.iter().enumerate() {
             let desired = desired(n as u8 + 1, *payload);
             // cfn-hup runs the action until it ends well, or until something newer is wanted.
             let mut changed = false;
             loop {
                 world.effects_left = deaths.next();
-                match world.run(&desired, *healthy) {
+                match world.run(&desired, *quality) {
                     Ok(()) => break,
                     // A newer state sometimes arrives before the next run.
                     Err(Dead) if world.facts.containers.len() % 2 == 1 && n + 1 < wanted.len() => { changed = true; break }

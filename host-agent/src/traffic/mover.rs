@@ -4,13 +4,16 @@ use super::{
     Server, Wanted,
     proxy::{Proxy, Workers},
 };
-use crate::{failure::Failure, machine::Machine};
+use crate::{
+    failure::Failure,
+    machine::Machine,
+    seat::{Endpoint, Seats},
+};
 use contract::{job::DesiredState, signal::CauseCode, spec::HostSpec};
 use std::{
     collections::BTreeSet,
     fs,
     io::{self, Write},
-    net::SocketAddrV4,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -25,6 +28,8 @@ pub struct Mover<'a> {
     pub proxy: &'a Proxy,
     /// Its listeners.
     pub machine: &'a Machine,
+    /// The folder of the seats is the proxy's root.
+    pub seats: &'a Seats,
     /// Keeps the configuration that served before.
     pub state: &'a Path,
 }
@@ -34,7 +39,9 @@ impl Mover<'_> {
         self.state.join("haproxy.previous.cfg")
     }
 
-    /// Sends every new request to `servers`. Can be repeated after an interruption at any point.
+    /// Sends every new request to `servers`. Can be repeated after an interruption at any point. A proxy that does so
+    /// already, with the settings that are wanted, is neither told nor reloaded: what is served at a seat changes hands
+    /// without it.
     ///
     /// # Errors
     /// [`CauseCode::ProxyConfig`]: refused by the syntax check, nothing has changed. [`CauseCode::ProxyReload`]: the old
@@ -58,6 +65,7 @@ impl Mover<'_> {
             }
             return Ok(());
         }
+        self.seats.prepare()?;
         let text = super::render(&Wanted {
             service: &desired.service,
             payload: &desired.payload,
@@ -66,10 +74,45 @@ impl Mover<'_> {
             spec,
             servers,
             admin_socket: &self.proxy.admin_socket,
+            root: self.seats.folder(),
             deny_list: Path::new(super::DENY_LIST).exists(),
         })?;
+        if self
+            .serves_so(workers.as_ref(), desired, &text, servers)
+            .await
+        {
+            tracing::info!("the proxy's configuration stays as it is");
+            let at = super::addresses(servers);
+            self.proxy.trust(&desired.service, &at).await;
+            return Ok(());
+        }
         self.install(&text, &desired.swap).await?;
         self.take_over(workers, &desired.service, servers).await
+    }
+
+    /// Whether the proxy runs with just this configuration, its first line apart, which names payload and swap. One that
+    /// this very swap wrote may not have been loaded yet.
+    async fn serves_so(
+        &self,
+        workers: Option<&Workers>,
+        desired: &DesiredState,
+        text: &str,
+        servers: &[Server],
+    ) -> bool {
+        let Some(current) = workers.and_then(|w| w.current) else {
+            return false;
+        };
+        let Ok(Some(present)) = crate::files::read(&self.proxy.config) else {
+            return false;
+        };
+        let rest = |config: &[u8]| {
+            let line = config.iter().position(|b| *b == b'\n');
+            line.map(|end| config[end..].to_vec())
+        };
+        present.starts_with(OURS.as_bytes())
+            && !is_of(&present, &desired.swap)
+            && rest(&present) == rest(text.as_bytes())
+            && self.proxy.rotation(current, &desired.service).await == super::addresses(servers)
     }
 
     /// Renders aside, checks, renames (D-HOST-30). What served before is kept for the way back.
@@ -128,7 +171,7 @@ impl Mover<'_> {
             );
         }
         let worker = self.proxy.reload(&before).await?;
-        let found: BTreeSet<SocketAddrV4> = self.proxy.rotation(worker, service).await;
+        let found: BTreeSet<Endpoint> = self.proxy.rotation(worker, service).await;
         if found == super::addresses(servers) {
             return Ok(());
         }
@@ -196,11 +239,52 @@ fn servers_in(config: &str) -> Vec<Server> {
             (words.next()? == "server").then_some(())?;
             Some(Server {
                 name: words.next()?.to_owned(),
-                address: words.next()?.parse().ok()?,
+                address: address(words.next()?)?,
             })
         })
         .collect();
     servers.sort();
     servers.dedup();
     servers
+}
+
+/// The other way round than [`Endpoint::in_proxy`].
+fn address(word: &str) -> Option<Endpoint> {
+    match word.strip_prefix("unix@/") {
+        Some(path) => path.split('/').next()?.parse().ok().map(Endpoint::Seat),
+        None => word.parse().ok().map(Endpoint::Tcp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seat::Seat;
+
+    #[test]
+    fn the_servers_of_a_configuration_are_found_in_it_again() {
+        let server = |name: &str, address| Server {
+            name: name.into(),
+            address,
+        };
+        let servers = [
+            server(
+                "docker-1-20000",
+                Endpoint::Tcp("127.0.0.1:20000".parse().unwrap()),
+            ),
+            server(
+                "docker-2-s1",
+                Endpoint::Seat(Seat::begun_by("i", "01A", "web")),
+            ),
+        ];
+        let lines: Vec<String> = servers
+            .iter()
+            .map(|s| format!("    server {} {} check\n", s.name, s.address.in_proxy()))
+            .collect();
+        let config = format!(
+            "{}    server relay abns@x pool-max-conn 0 disabled\n",
+            lines.concat()
+        );
+        assert_eq!(servers_in(&config), servers);
+    }
 }

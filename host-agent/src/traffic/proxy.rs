@@ -15,7 +15,7 @@
 //! | `<service>-relay-backend` | the same servers, for what older workers send | the next version's servers |
 
 use super::Server;
-use crate::failure::Failure;
+use crate::{failure::Failure, seat::Endpoint};
 use contract::signal::CauseCode;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,7 +90,7 @@ pub struct ServerState {
     /// Its name.
     pub name: String,
     /// Its address.
-    pub address: Option<SocketAddrV4>,
+    pub address: Option<Endpoint>,
     /// Whether new requests may go there.
     pub in_rotation: bool,
 }
@@ -126,7 +126,7 @@ impl Proxy {
     }
 
     /// Addresses to which a worker sends new requests, through the relay or not.
-    pub async fn rotation(&self, worker: Worker, service: &str) -> BTreeSet<SocketAddrV4> {
+    pub async fn rotation(&self, worker: Worker, service: &str) -> BTreeSet<Endpoint> {
         let mut servers = self.servers(worker, &super::backend(service)).await;
         if servers.iter().any(|s| s.name == RELAY && s.in_rotation) {
             servers = self.servers(worker, &super::relay_backend(service)).await;
@@ -134,7 +134,7 @@ impl Proxy {
         servers
             .iter()
             .filter(|s| s.in_rotation)
-            .filter_map(|s| s.address)
+            .filter_map(|s| s.address.clone())
             .collect()
     }
 
@@ -230,6 +230,27 @@ impl Proxy {
         Ok(())
     }
 
+    /// Has the running worker take the servers at these addresses for healthy, whatever its own checks saw last: whoever
+    /// calls has just heard from them. A seat that changed hands keeps its server, and that server the failures of the
+    /// process before; clients would be refused for two more checks. The checks go on.
+    pub async fn trust(&self, service: &str, at: &BTreeSet<Endpoint>) {
+        let Some(worker) = self.workers().await.and_then(|w| w.current) else {
+            return;
+        };
+        // Those behind the relay follow these.
+        let backend = super::backend(service);
+        for server in self.servers(worker, &backend).await {
+            if server.address.is_some_and(|address| at.contains(&address)) {
+                let command = format!("set server {backend}/{} health up", server.name);
+                match self.ask(&format!("@!{} {command}", worker.pid)).await {
+                    Ok(answer) if answer.trim().is_empty() => {}
+                    Ok(answer) => tracing::warn!(command, answer, "the proxy refuses"),
+                    Err(error) => tracing::warn!(command, %error, "the proxy does not answer"),
+                }
+            }
+        }
+    }
+
     /// Second move: a new worker with the configuration on disk takes the listening sockets (D-HOST-31).
     ///
     /// # Errors
@@ -300,24 +321,18 @@ impl Proxy {
         run(&self.stop).await
     }
 
-    /// Ends the sessions of the given servers in one worker and returns how many there were.
-    pub async fn cut(&self, worker: Worker, service: &str, servers: &[String]) -> u64 {
+    /// Ends the sessions of the given servers in one worker.
+    pub async fn cut(&self, worker: Worker, service: &str, servers: &[String]) {
         let backends = [super::backend(service), super::relay_backend(service)];
         let Ok(listed) = self.ask(&format!("@!{} show sess", worker.pid)).await else {
-            return 0;
+            return;
         };
-        let mut cut = 0;
         // `shutdown sessions server` would be one command, but a worker that has been replaced refuses it.
         for id in parse_session_ids(&listed, &backends, servers) {
-            if self
-                .ask(&format!("@!{} shutdown session {id}", worker.pid))
-                .await
-                .is_ok()
-            {
-                cut += 1;
-            }
+            // One that is refused has ended by itself.
+            let command = format!("@!{} shutdown session {id}", worker.pid);
+            drop(self.ask(&command).await);
         }
-        cut
     }
 }
 
@@ -356,7 +371,7 @@ fn switch_commands(
     let through = Server {
         name: RELAY.into(),
         // Every configuration has it, so that its address is never needed here.
-        address: SocketAddrV4::new([0, 0, 0, 0].into(), 0),
+        address: Endpoint::Tcp(SocketAddrV4::new([0, 0, 0, 0].into(), 0)),
     };
     let mut commands = bring(relay, in_relay, wanted);
     if own {
@@ -376,7 +391,7 @@ fn bring(backend: &str, present: &[ServerState], wanted: &[Server]) -> Vec<Strin
             Some(p) if p.in_rotation => {}
             Some(_) => commands.push(format!("set server {name} state ready")),
             None => {
-                commands.push(format!("add server {name} {}", server.address));
+                commands.push(format!("add server {name} {}", server.address.in_proxy()));
                 commands.push(format!("enable server {name}"));
             }
         }
@@ -437,9 +452,13 @@ fn parse_servers(answer: &str) -> Vec<ServerState> {
         let Some(name) = get("srv_name") else {
             continue;
         };
-        let address = || {
-            let ip = get("srv_addr")?.parse().ok()?;
-            Some(SocketAddrV4::new(ip, get("srv_port")?.parse().ok()?))
+        // The proxy shows no path of a Unix socket; the server's name ends with its seat.
+        let address = || match get("srv_addr")?.parse() {
+            Ok(ip) => {
+                let at = SocketAddrV4::new(ip, get("srv_port")?.parse().ok()?);
+                Some(Endpoint::Tcp(at))
+            }
+            Err(_) => name.rsplit('-').next()?.parse().ok().map(Endpoint::Seat),
         };
         let state: u32 = get("srv_admin_state")
             .and_then(|s| s.parse().ok())
@@ -528,6 +547,9 @@ mod tests {
             ]
         );
         assert_eq!(servers[1].address, Some("127.0.0.1:19002".parse().unwrap()));
+        let unix = answer.replace("docker-1-19001 127.0.0.1", "docker-1-s0123456789 -");
+        let seat = Some("unix:s0123456789".parse().unwrap());
+        assert_eq!(parse_servers(&unix)[0].address, seat);
     }
 
     #[test]

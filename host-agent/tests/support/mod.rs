@@ -35,6 +35,8 @@ use tokio::{
 pub const REGION: &str = "us-east-1";
 pub const ENVIRONMENT: &str = "test";
 pub const SERVICE: &str = "hello";
+/// The machine's container engine.
+const ENGINE: &str = "/var/run/docker.sock";
 pub const BUCKET: &str = "porter-test";
 
 /// Waits for a condition; a test never sleeps as proof.
@@ -282,10 +284,14 @@ pub struct Payload {
     pub blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
-/// The layer with the test service, and its uncompressed digest and length.
-fn service_layer() -> &'static (Layer, Vec<u8>) {
-    static LAYER: OnceLock<(Layer, Vec<u8>)> = OnceLock::new();
-    LAYER.get_or_init(|| {
+/// The programs that run in containers, below the folder of built ones.
+const PROGRAMS: [&str; 3] = ["examples/service", "examples/keeper", "realtime"];
+
+/// The layer with one of them, and its uncompressed digest and length.
+fn service_layer(program: &str) -> &'static (Layer, Vec<u8>) {
+    static LAYERS: [OnceLock<(Layer, Vec<u8>)>; 3] = [const { OnceLock::new() }; 3];
+    let which = PROGRAMS.iter().position(|p| p.ends_with(program)).unwrap();
+    LAYERS[which].get_or_init(|| {
         // target/…/deps/test-… → target/…/examples/service
         let program = std::env::current_exe()
             .unwrap()
@@ -293,7 +299,7 @@ fn service_layer() -> &'static (Layer, Vec<u8>) {
             .unwrap()
             .parent()
             .unwrap()
-            .join("examples/service");
+            .join(PROGRAMS[which]);
         let bytes = std::fs::read(&program)
             .unwrap_or_else(|e| panic!("{} is built by `cargo test`: {e}", program.display()));
         let mut tar = tar::Builder::new(Vec::new());
@@ -320,7 +326,12 @@ pub type ImageAndBlobs = (Image, BTreeMap<Digest, Vec<u8>>);
 
 /// An image of the test service started with these arguments.
 pub fn image(arguments: &[&str]) -> ImageAndBlobs {
-    let (layer, packed) = service_layer();
+    image_of("service", arguments)
+}
+
+/// An image of one of the test services.
+pub fn image_of(program: &str, arguments: &[&str]) -> ImageAndBlobs {
+    let (layer, packed) = service_layer(program);
     // Tests share one engine: an image of another test must not count as loaded here.
     let test = format!(
         "{}-{}",
@@ -329,10 +340,17 @@ pub fn image(arguments: &[&str]) -> ImageAndBlobs {
     );
     let command: Vec<&str> = std::iter::once("/service")
         .chain(arguments.iter().copied())
-        .chain(["--test", &test])
+        .chain(if program == "realtime" {
+            vec![]
+        } else {
+            vec!["--test", &test]
+        })
         .collect();
     let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux", "config": {"Cmd": command},
+        "architecture": "amd64", "os": "linux", "config": {"Cmd": command, "Env": [
+            // Only the real-time server reads them.
+            format!("REALTIME_SIGNING_KEYS_1_KEY={}", "A".repeat(44)), format!("REALTIME_API_KEYS={}", "k".repeat(40))
+        ]},
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]}
     })
     .to_string()
@@ -356,6 +374,8 @@ pub fn container(name: &str, image: &str) -> ContainerSpec {
         image: image.into(),
         topology: Topology::Inet,
         inet_port: Some(8080),
+        handover: false,
+        data: false,
         uid: 1001,
         read_only: true,
         pids_limit: 64,
@@ -396,6 +416,7 @@ pub fn host_spec(containers: Vec<ContainerSpec>) -> HostSpec {
             prepare_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
             on_drain_timeout: OnDrainTimeout::Close,
+            handover_bake: Duration::from_millis(500),
             keep_images: 1,
         },
     }
@@ -453,6 +474,8 @@ pub struct TestHost {
     pub at: SocketAddrV4,
     endpoint: String,
     pub state: PathBuf,
+    /// The socket of its container engine: the machine's, unless a test has one of its own.
+    pub engine: PathBuf,
 }
 
 impl TestHost {
@@ -492,6 +515,7 @@ impl TestHost {
             instance,
             at: SocketAddrV4::new(address, 8080),
             endpoint: cloud.endpoint.clone(),
+            engine: ENGINE.into(),
         }
     }
 
@@ -514,8 +538,11 @@ impl TestHost {
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("AWS_REGION", REGION)
             .env("PORTER_STATE_DIR", &self.state)
+            .env("PORTER_DOCKER_SOCKET", &self.engine)
             .env("PORTER_STACK_FILE", self.path("stack.json"))
             .env("PORTER_MACHINE_FILE", self.path("machine.json"))
+            .env("PORTER_SOCKETS_DIR", self.path("run"))
+            .env("PORTER_CONTAINER_DATA_DIR", self.path("data"))
             .env("PORTER_PROXY_CONFIG", self.path("haproxy.cfg"))
             .env("PORTER_PROXY_SOCKET", self.path("admin.sock"))
             .env("PORTER_PROXY_MASTER_SOCKET", self.path("master.sock"))
@@ -572,7 +599,7 @@ impl TestHost {
 
     /// Ids of this host's containers, running or not.
     pub fn containers(&self) -> Vec<String> {
-        docker(&[
+        self.docker(&[
             "ps",
             "-aq",
             "--no-trunc",
@@ -583,12 +610,17 @@ impl TestHost {
 
     /// This host's image references.
     pub fn images(&self) -> Vec<String> {
-        docker(&[
+        self.docker(&[
             "images",
             "-q",
             "--no-trunc",
             &format!("porter/{}", self.instance),
         ])
+    }
+
+    /// Lines that the docker command prints of this host's engine.
+    pub fn docker(&self, arguments: &[&str]) -> Vec<String> {
+        docker_at(&self.engine, arguments)
     }
 
     /// Boots with this payload.
@@ -599,9 +631,17 @@ impl TestHost {
     }
 }
 
-/// Lines that the docker command prints.
+/// Lines that the docker command prints of the machine's engine.
 pub fn docker(arguments: &[&str]) -> Vec<String> {
-    let output = Command::new("docker").args(arguments).output().unwrap();
+    docker_at(Path::new(ENGINE), arguments)
+}
+
+fn docker_at(engine: &Path, arguments: &[&str]) -> Vec<String> {
+    let mut command = Command::new("docker");
+    command
+        .arg("-H")
+        .arg(format!("unix://{}", engine.display()));
+    let output = command.args(arguments).output().unwrap();
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(str::to_owned)
@@ -618,17 +658,128 @@ impl Drop for TestHost {
             let _ = Command::new("kill").arg(pid.trim()).output();
         }
         for id in self.containers() {
-            docker(&["rm", "-fv", &id]);
+            self.docker(&["rm", "-fv", &id]);
         }
-        let references = docker(&[
+        let references = self.docker(&[
             "images",
             "--format",
             "{{.Repository}}:{{.Tag}}",
             &format!("porter/{}", self.instance),
         ]);
         for reference in references {
-            docker(&["rmi", &reference]);
+            self.docker(&["rmi", &reference]);
         }
+    }
+}
+
+/// A container engine of the test's own, which may be stopped and started again: its containers live on, as on a host
+/// (`live-restore` in `templates/daemon.json`). It has a network of its own: engines that share one take each other's
+/// bridges away.
+pub struct OwnEngine {
+    process: std::process::Child,
+    /// Keeps the network while no engine runs.
+    network: std::process::Child,
+    folder: tempfile::TempDir,
+}
+
+impl OwnEngine {
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("porter-engine-")
+            .tempdir()
+            .unwrap();
+        // It ends with its input, which ends with the test.
+        let network = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo ready && cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut network = network.expect("util-linux is installed: `make setup`");
+        let mut ready = String::new();
+        let output = network.stdout.as_mut().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut ready).unwrap();
+        assert_eq!(ready, "ready\n", "this test needs to be root");
+        let engine = Self {
+            process: Self::launch(folder.path(), network.id()),
+            network,
+            folder,
+        };
+        engine.answers().await;
+        engine
+    }
+
+    fn launch(folder: &Path, network: u32) -> std::process::Child {
+        let config = folder.join("daemon.json");
+        std::fs::write(
+            &config,
+            r#"{"live-restore": true, "storage-driver": "overlay2"}"#,
+        )
+        .unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))
+            .unwrap();
+        let at = |name: &str| folder.join(name).into_os_string();
+        Command::new("nsenter")
+            .arg(format!("--net=/proc/{network}/ns/net"))
+            .arg("dockerd")
+            .args(["--config-file".into(), config.into_os_string()])
+            .args(["--data-root".into(), at("data")])
+            .args(["--exec-root".into(), at("exec")])
+            .args(["--pidfile".into(), at("pid")])
+            .arg("--host")
+            .arg(format!("unix://{}", folder.join("docker.sock").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("dockerd is installed: `make setup`")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("docker.sock")
+    }
+
+    async fn answers(&self) {
+        eventually("an engine of the test's own answers", async || {
+            let version = docker_at(&self.socket(), &["version", "-f", "{{.Server.Version}}"]);
+            let answers = version.iter().any(|version| !version.is_empty());
+            answers.then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it, as its restart or upgrade does; its containers go on.
+    pub fn stop(&mut self) {
+        let pid = self.process.id().to_string();
+        let _ = Command::new("kill").arg(pid).output();
+        self.process.wait().unwrap();
+    }
+
+    pub async fn start_again(&mut self) {
+        self.process = Self::launch(self.folder.path(), self.network.id());
+        self.answers().await;
+    }
+}
+
+impl Drop for OwnEngine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            eprintln!("the engine of the test's own:\n{log}");
+        }
+        let socket = self.socket();
+        for id in docker_at(&socket, &["ps", "-aq"]) {
+            docker_at(&socket, &["rm", "-f", &id]);
+        }
+        self.stop();
+        drop(self.network.stdin.take());
+        let _ = self.network.wait();
+        // An engine leaves the mount of its data folder, upon itself, behind.
+        let _ = Command::new("umount")
+            .arg(self.folder.path().join("data"))
+            .output();
     }
 }
 
@@ -660,7 +811,7 @@ impl EngineDoor {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((mut agent, _)) = listener.accept().await {
                 connections.spawn(async move {
-                    let engine = tokio::net::UnixStream::connect("/var/run/docker.sock").await;
+                    let engine = tokio::net::UnixStream::connect(ENGINE).await;
                     let _ = tokio::io::copy_bidirectional(&mut agent, &mut engine.unwrap()).await;
                 });
             }
