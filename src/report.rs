@@ -3,12 +3,16 @@
 
 use contract::{
     digest::Digest,
-    signal::{Cause, Drain},
+    signal::{Cause, Drain, Handover},
     step::Step,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    path::Path,
+};
 
 /// The report's format number.
 pub const FORMAT: u32 = 1;
@@ -40,6 +44,9 @@ pub struct Report {
     pub to: Digest,
     /// Bytes moved.
     pub bytes: Bytes,
+    /// What the swap cost the connections of all hosts together, where containers hand over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
     /// Why an active blackout window did not count (D-CFG-113).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_blackout: Option<String>,
@@ -122,10 +129,90 @@ pub struct HostReport {
     pub bytes: u64,
     /// How the old connections ended.
     pub drain: Drain,
+    /// What the swap cost the connections of the containers that hand over; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
     /// What went wrong without changing the outcome.
     pub warnings: Vec<String>,
     /// Why it failed.
     pub cause: Option<Cause>,
+}
+
+/// What a swap cost connections that were to live on: of a host, or of all hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Before the swap.
+    pub before: u64,
+    /// Taken over by the new version.
+    pub handed_over: u64,
+    /// Lost with a process that died in the middle of it.
+    pub dropped: u64,
+    /// Told to come back, because the new version could not read their state.
+    pub closed: u64,
+    /// Cut at the end of the drain, those of ordinary containers included.
+    pub cut: u64,
+    /// Taken back by the old version, because the swap failed after the handover.
+    pub taken_back: u64,
+    /// Messages that were under way while nobody read, where services count them.
+    pub in_flight: Option<u64>,
+    /// Milliseconds in which nobody read: of the container, or host, that took longest.
+    pub freeze_ms: f64,
+    /// Milliseconds of the whole handover, likewise.
+    pub handover_ms: f64,
+}
+
+impl Connections {
+    /// Of one host.
+    pub fn of(handover: Handover, cut: u64) -> Self {
+        let ms = |us: u64| us as f64 / 1000.0;
+        Self {
+            before: handover.before,
+            handed_over: handover.handed_over,
+            dropped: handover.dropped,
+            closed: handover.closed,
+            cut,
+            taken_back: handover.taken_back,
+            in_flight: handover.in_flight,
+            freeze_ms: ms(handover.frozen_us),
+            handover_ms: ms(handover.total_us),
+        }
+    }
+
+    /// Of all hosts that hand over.
+    pub fn total<'a>(hosts: impl IntoIterator<Item = &'a HostReport>) -> Option<Self> {
+        let each = hosts.into_iter().filter_map(|h| h.connections);
+        each.reduce(|a, b| Self {
+            before: a.before + b.before,
+            handed_over: a.handed_over + b.handed_over,
+            dropped: a.dropped + b.dropped,
+            closed: a.closed + b.closed,
+            cut: a.cut + b.cut,
+            taken_back: a.taken_back + b.taken_back,
+            in_flight: match (a.in_flight, b.in_flight) {
+                (Some(a), Some(b)) => Some(a + b),
+                (one, another) => one.or(another),
+            },
+            freeze_ms: a.freeze_ms.max(b.freeze_ms),
+            handover_ms: a.handover_ms.max(b.handover_ms),
+        })
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} connections: {} handed over, {} dropped, {} closed, {} cut",
+            self.before, self.handed_over, self.dropped, self.closed, self.cut
+        )?;
+        if self.taken_back > 0 {
+            write!(f, ", {} taken back", self.taken_back)?;
+        }
+        if let Some(messages) = self.in_flight {
+            write!(f, "; {messages} messages in flight")?;
+        }
+        write!(f, "; frozen for {:.1} ms", self.freeze_ms)
+    }
 }
 
 impl Report {
@@ -162,6 +249,9 @@ impl Report {
             size(self.bytes.uploaded),
             size(self.bytes.downloaded),
         );
+        if let Some(connections) = &self.connections {
+            let _ = writeln!(out, "  all hosts: {connections}");
+        }
         for region in &self.regions {
             let _ = writeln!(
                 out,
@@ -191,6 +281,9 @@ impl Report {
                     host.seconds.get(&Step::Drain).unwrap_or(&0.0),
                     host.drain.cut,
                 );
+                if let Some(connections) = &host.connections {
+                    let _ = writeln!(out, "      {connections}");
+                }
                 if let Some(cause) = &host.cause {
                     let _ = writeln!(
                         out,

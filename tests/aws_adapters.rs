@@ -945,6 +945,7 @@ impl Swap {
             ms: BTreeMap::new(),
             bytes: 0,
             drain: Drain::default(),
+            handover: None,
             warnings: vec![],
         };
         self.aws

@@ -390,7 +390,10 @@ async fn d_pack_10_a_missing_build_argument_fails_unless_that_is_allowed() {
 
 #[tokio::test]
 async fn d_pack_20_an_image_for_another_platform_than_the_hosts_fails_at_pack() {
-    let root = repository(&[("Dockerfile", DOCKERFILE), ("data/program", b"x")]);
+    let root = repository(&[
+        ("Dockerfile", DOCKERFILE),
+        ("data/program", b"of another platform"),
+    ]);
     let mut wanted = config(&["{}"]);
     wanted.environments[0].regions[0].instance_type = if cfg!(target_arch = "x86_64") {
         "t4g.small"
@@ -418,7 +421,10 @@ async fn d_pack_20_an_image_for_another_platform_than_the_hosts_fails_at_pack() 
 
 #[tokio::test]
 async fn d_cfg_8_files_that_do_not_belong_together_are_refused_with_both_values() {
-    let root = repository(&[("Dockerfile", DOCKERFILE), ("data/program", b"x")]);
+    let root = repository(&[
+        ("Dockerfile", DOCKERFILE),
+        ("data/program", b"with files that belong together"),
+    ]);
     let packed = pack(root.path()).await;
     let out = root.path().join(".porter-tmp");
     let good = fs::read(packed.manifest_path()).unwrap();

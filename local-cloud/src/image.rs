@@ -11,7 +11,7 @@ use rustix::fs::XattrFlags;
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Directories that start empty: the machine's users, logs, temporary files and services are not the hosts'.
@@ -37,6 +37,16 @@ const EMPTY: &[(&str, u32)] = &[
 
 /// The unit that the package aws-cfn-bootstrap brings.
 const CFN_HUP_UNIT: &str = "[Unit]\nDescription=cfn-hup daemon\n\n[Service]\nType=simple\nExecStart=/opt/aws/bin/cfn-hup\nRestart=always\n\n[Install]\nWantedBy=multi-user.target\n";
+
+/// Where the sockets of a host's containers are on this machine; the host has them as `/run/porter`.
+pub fn sockets(host: &Path) -> PathBuf {
+    host.join("sockets")
+}
+
+/// Where the data of a host's containers is on this machine; the host has it as `/var/lib/porter-data`.
+pub fn data(host: &Path) -> PathBuf {
+    host.join("data")
+}
 
 /// Writes the image into the upper layer. A host that starts again keeps what it has written.
 ///
@@ -93,6 +103,8 @@ pub fn write(upper: &Path, boot: &Boot) -> Result<()> {
         "http_port": HTTP_PORT,
         "forwarded_https_port": FORWARDED_HTTPS_PORT,
         "publish_address": boot.address,
+        "engine_sockets": upper.parent().map(sockets),
+        "engine_data": upper.parent().map(data),
     });
     fs::write(
         upper.join("etc/porter/machine.json"),

@@ -101,6 +101,15 @@ fn make_root(dir: &Path, boot: &Boot, program: &Path) -> Result<PathBuf> {
     )
     .context("/run")?;
     fs::create_dir_all(at("run/lock"))?;
+    // The machine's engine mounts folders of this one into containers, so it must see it, too.
+    let sockets = image::sockets(dir);
+    fs::create_dir_all(&sockets)?;
+    fs::create_dir_all(at("run/porter"))?;
+    mount_bind(&sockets, at("run/porter")).context("/run/porter")?;
+    let data = image::data(dir);
+    fs::create_dir_all(&data)?;
+    fs::create_dir_all(at("var/lib/porter-data"))?;
+    mount_bind(&data, at("var/lib/porter-data")).context("/var/lib/porter-data")?;
     show_engine(&boot.docker_socket, &root)?;
     let inside = at(PROGRAM.trim_start_matches('/'));
     bind_file(program, &inside)?;

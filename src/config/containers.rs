@@ -49,6 +49,8 @@ fn default_container() -> Container {
             image: DEFAULT_NAME.into(),
             topology: Topology::Inet,
             inet_port: None,
+            handover: false,
+            data: false,
             uid: DEFAULT_UID,
             read_only: true,
             pids_limit: DEFAULT_PIDS_LIMIT,
@@ -93,6 +95,7 @@ fn container(section: &Section, alone: bool) -> Container {
         }
     };
     let topology = topology(section, alone);
+    let handover = handover(section, topology);
     let count = |key, least, default| {
         section
             .get(key)
@@ -110,7 +113,12 @@ fn container(section: &Section, alone: bool) -> Container {
         image: name.clone(),
         name,
         topology,
-        inet_port: inet_port(section, topology),
+        inet_port: inet_port(section, topology, handover),
+        handover,
+        data: section
+            .get("data")
+            .and_then(|f| f.boolean())
+            .unwrap_or(false),
         uid: count("uid", 0, DEFAULT_UID),
         read_only: flag("read_only"),
         pids_limit: count("pids_limit", 1, DEFAULT_PIDS_LIMIT),
@@ -176,14 +184,33 @@ fn topology(section: &Section, alone: bool) -> Topology {
 }
 
 /// D-CFG-70; absent means the only port that the image exposes, which pack finds out.
-fn inet_port(section: &Section, topology: Topology) -> Option<u16> {
+fn inet_port(section: &Section, topology: Topology, handover: bool) -> Option<u16> {
     let field = section.get("inet_port")?;
     let port = field.integer(1..=65_535)? as u16;
     if topology == Topology::Worker {
         field.error("a worker takes no traffic; remove it or use `topology: inet`");
         return None;
     }
+    if handover {
+        field.error(
+            "a container that hands over (`handover: true`) listens on the Unix socket that PORTER_INET_SOCKET names, not on a port; remove one of the two",
+        );
+        return None;
+    }
     Some(port)
+}
+
+/// Whether the container hands its connections to its successor; only inet containers have any.
+fn handover(section: &Section, topology: Topology) -> bool {
+    let Some(field) = section.get("handover") else {
+        return false;
+    };
+    let handover = field.boolean().unwrap_or(false);
+    if handover && topology == Topology::Worker {
+        field.error("a worker has no connections to hand over; remove it or use `topology: inet`");
+        return false;
+    }
+    handover
 }
 
 /// D-CFG-85.

@@ -11,7 +11,7 @@ use super::{
     node::Value,
     pattern,
 };
-use contract::spec::OnDrainTimeout;
+use contract::spec::{DEFAULT_HANDOVER_BAKE, OnDrainTimeout};
 use std::time::Duration;
 
 /// A security rule: no host runs longer than a week without being rebuilt (D-CFG-97).
@@ -46,6 +46,7 @@ fn settings(enabled: bool) -> HotSwap {
         prepare_timeout: DEFAULT_PREPARE,
         drain_timeout: DEFAULT_DRAIN,
         on_drain_timeout: OnDrainTimeout::Close,
+        handover_bake: DEFAULT_HANDOVER_BAKE,
         suspend_scaling: true,
         on_template_drift: OnTemplateDrift::Provision,
     }
@@ -84,6 +85,10 @@ fn map(map: Section, regions: &[String]) -> HotSwap {
             .and_then(|f| f.duration())
             .unwrap_or(default.drain_timeout),
         on_drain_timeout: on_drain_timeout(&map, enabled),
+        handover_bake: map
+            .get("handover_bake")
+            .and_then(|f| f.duration())
+            .unwrap_or(default.handover_bake),
         suspend_scaling: map
             .get("suspend_scaling")
             .and_then(|f| f.boolean())
@@ -102,6 +107,9 @@ fn map(map: Section, regions: &[String]) -> HotSwap {
     };
     if hot_swap.prepare_timeout > hot_swap.deadline {
         map.missing("prepare_timeout", "is longer than `deadline`");
+    }
+    if hot_swap.handover_bake >= hot_swap.deadline {
+        map.missing("handover_bake", "must be shorter than `deadline`");
     }
     refuse_coordinated(&map, enabled, regions);
     map.done();

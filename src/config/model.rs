@@ -178,6 +178,13 @@ pub struct HotSwap {
     pub drain_timeout: Duration,
     /// D-CFG-106.
     pub on_drain_timeout: OnDrainTimeout,
+    /// How long a process that has handed over its connections waits to take them back.
+    #[serde(
+        rename = "handover_bake_ms",
+        with = "millis",
+        default = "contract::spec::default_handover_bake"
+    )]
+    pub handover_bake: Duration,
     /// D-CFG-108.
     pub suspend_scaling: bool,
     /// D-CFG-109.

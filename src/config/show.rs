@@ -278,6 +278,7 @@ fn values(env: &Environment, region: &Region) -> Vec<(String, String)> {
             OnDrainTimeout::Fail => "fail",
         };
         put("hot_swap.on_drain_timeout", policy.into());
+        put("hot_swap.handover_bake", duration::show(swap.handover_bake));
         put("hot_swap.suspend_scaling", swap.suspend_scaling.to_string());
         let drift = match swap.on_template_drift {
             OnTemplateDrift::Provision => "provision",
@@ -348,6 +349,7 @@ fn container_values(container: &Container) -> Vec<(&'static str, String)> {
         ),
         ("uid", run.uid.to_string()),
         ("read_only", run.read_only.to_string()),
+        ("data", run.data.to_string()),
         ("pids_limit", run.pids_limit.to_string()),
         (
             "memory",
@@ -378,11 +380,13 @@ fn container_values(container: &Container) -> Vec<(&'static str, String)> {
                 .unwrap_or_default(),
         ));
     } else {
-        out.push((
-            "inet_port",
-            run.inet_port
-                .map_or("the only exposed port".into(), |p| p.to_string()),
-        ));
+        out.push(("handover", run.handover.to_string()));
+        let port = match run.inet_port {
+            Some(port) => port.to_string(),
+            None if run.handover => "none, a Unix socket".into(),
+            None => "the only exposed port".into(),
+        };
+        out.push(("inet_port", port));
         out.push(("health_check.method", health.method.clone()));
         out.push(("health_check.path", health.path.clone()));
         out.push(("health_check.healthy", health.healthy.to_string()));

@@ -4,7 +4,7 @@ use super::{Deployment, REPORT, UNTOUCHED, region::Target};
 use crate::{
     error::{Exit, Failure},
     hooks::{Moment, Outcome as HookOutcome},
-    report::{self, Bytes, DecisionKind, HostReport, Outcome, RegionReport, Report},
+    report::{self, Bytes, Connections, DecisionKind, HostReport, Outcome, RegionReport, Report},
     signals::{HostState, Phase},
     state::{self, ProvisionState, RegionState},
 };
@@ -166,6 +166,7 @@ impl Run {
             seconds: ended.duration_since(deployment.started).as_secs_f64(),
             from,
             to: deployment.packed.payload.clone(),
+            connections: Connections::total(regions.iter().flat_map(|r| &r.hosts)),
             bytes: Bytes {
                 uploaded: targets.iter().map(|t| t.uploaded).sum(),
                 downloaded: regions.iter().flat_map(|r| &r.hosts).map(|h| h.bytes).sum(),
@@ -210,6 +211,7 @@ fn host_report(host: &HostState) -> HostReport {
             .unwrap_or_default(),
         bytes: signal.map_or(0, |s| s.bytes),
         drain: signal.map(|s| s.drain).unwrap_or_default(),
+        connections: signal.and_then(|s| Some(Connections::of(s.handover?, s.drain.cut))),
         warnings: signal.map(|s| s.warnings.clone()).unwrap_or_default(),
         cause: signal.and_then(|s| s.cause.clone()),
     }

@@ -101,7 +101,7 @@ pub fn find_ports(
         .flat_map(|r| &mut r.containers);
     for run in containers
         .map(|c| &mut c.run)
-        .filter(|run| run.topology == Topology::Inet)
+        .filter(|run| run.topology == Topology::Inet && !run.handover)
     {
         let ports = exposed
             .get(&run.image)
@@ -152,6 +152,7 @@ pub fn hosts(config: &Config) -> BTreeMap<String, BTreeMap<String, HostSpec>> {
             prepare_timeout: environment.hot_swap.prepare_timeout,
             drain_timeout: environment.hot_swap.drain_timeout,
             on_drain_timeout: environment.hot_swap.on_drain_timeout,
+            handover_bake: environment.hot_swap.handover_bake,
             keep_images: environment.keep_images,
         };
         let regions = environment.regions.iter().map(|region| {

@@ -27,8 +27,21 @@ fn host(instance: &str, outcome: Outcome) -> HostReport {
             cut: 2,
             open: 0,
         },
+        connections: None,
         warnings: vec![],
         cause: None,
+    }
+}
+
+fn handover(before: u64, frozen_us: u64) -> Handover {
+    Handover {
+        containers: 1,
+        before,
+        handed_over: before,
+        in_flight: Some(7),
+        frozen_us,
+        total_us: 2 * frozen_us,
+        ..Handover::default()
     }
 }
 
@@ -51,9 +64,21 @@ fn report() -> Report {
         ..host("i-0cccccccccccccccc", Outcome::Unknown)
     };
     let warned = HostReport {
+        connections: Some(Connections::of(handover(3000, 11_240), 2)),
         warnings: vec!["the image of the previous version can't be removed".into()],
         ..host("i-0aaaaaaaaaaaaaaaa", Outcome::Success)
     };
+    let taken_back = Handover {
+        taken_back: 2990,
+        dropped: 10,
+        ..handover(3000, 9_000)
+    };
+    let failed = HostReport {
+        connections: Some(Connections::of(taken_back, 0)),
+        ..failed
+    };
+    let hosts = [&warned, &failed];
+    let connections = Connections::total(hosts);
     let region = |region: &str, outcome, status: Option<&str>, hosts| RegionReport {
         region: region.into(),
         outcome,
@@ -78,6 +103,7 @@ fn report() -> Report {
             uploaded: 1_572_864,
             downloaded: 4096,
         },
+        connections,
         override_blackout: Some("the certificate runs out".into()),
         regions: vec![
             region(

@@ -62,6 +62,7 @@ fn signal(host: &str, seq: u64, kind: Kind, serving: Option<Digest>) -> HostSign
         ms: BTreeMap::new(),
         bytes: 0,
         drain: Drain::default(),
+        handover: None,
         warnings: vec![],
     }
 }

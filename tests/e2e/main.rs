@@ -8,6 +8,7 @@ mod aws;
 mod cloud;
 mod load;
 mod promises;
+mod realtime;
 mod regions;
 mod service;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let trials = promises::ALL
         .iter()
         .chain(regions::ALL)
+        .chain(realtime::ALL)
         .map(|(name, promise)| {
             let cloud = Arc::clone(&cloud);
             let cloud_name = cloud_name.clone();

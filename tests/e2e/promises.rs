@@ -21,6 +21,10 @@ pub const ALL: &[(&str, Promise)] = &[
         swap_under_load,
     ),
     (
+        "websockets_live_on_when_every_host_swaps_a_server_that_hands_over",
+        handed_over,
+    ),
+    (
         "d_hot_65_a_second_run_with_the_same_payload_converges_and_restarts_nothing",
         converges,
     ),
@@ -87,7 +91,7 @@ fn all_serve(cloud: &Cloud, service: &Service, version: &str) {
 }
 
 /// The running hosts of the service's stack.
-fn hosts_of(cloud: &Cloud, service: &Service) -> Vec<Value> {
+pub fn hosts_of(cloud: &Cloud, service: &Service) -> Vec<Value> {
     let group = cloud.group(&service.stack());
     cloud
         .hosts()
@@ -105,7 +109,7 @@ pub fn text(value: &Value) -> String {
 }
 
 /// Ids of all containers that run for an instance, in any version.
-fn containers(instance: &str) -> BTreeSet<String> {
+pub fn containers(instance: &str) -> BTreeSet<String> {
     let label = format!("label=porter.instance={instance}");
     docker(&["ps", "-q", "--no-trunc", "--filter", &label])
         .lines()
@@ -113,7 +117,7 @@ fn containers(instance: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn docker(args: &[&str]) -> String {
+pub fn docker(args: &[&str]) -> String {
     let done = Command::new("docker")
         .args(args)
         .output()
@@ -145,7 +149,7 @@ fn provisioned(cloud: &Cloud, name: &str) -> Service {
 }
 
 /// Deletes the service's stack and waits until its hosts are gone, so that the next promise has the machine to itself.
-fn done(cloud: &Cloud, service: &Service) -> Result<(), String> {
+pub fn done(cloud: &Cloud, service: &Service) -> Result<(), String> {
     let group = cloud.group(&service.stack());
     cloud.delete_stack(&service.stack());
     eventually(
@@ -160,6 +164,71 @@ fn done(cloud: &Cloud, service: &Service) -> Result<(), String> {
         },
     );
     Ok(())
+}
+
+fn handed_over(cloud: &Cloud) -> Result<(), String> {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+    let service = Service::real_time("live");
+    service.commit();
+    service.provisioned(cloud);
+    let mut sockets: Vec<TcpStream> = (hosts_of(cloud, &service).iter())
+        .map(|host| {
+            let url = url(host);
+            let address = url.trim_start_matches("http://").trim_end_matches('/');
+            let mut socket = TcpStream::connect(address).expect("a proxy");
+            let limit = Some(Duration::from_secs(20));
+            socket.set_read_timeout(limit).expect("a timeout");
+            let request = "GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+            socket.write_all(request.as_bytes()).expect("sent");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).expect("an answer");
+                head.extend(byte);
+            }
+            assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+            // Half a frame before the swap, the rest after it.
+            socket.write_all(b"\x81\x85\0\0\0\0he").expect("sent");
+            socket
+        })
+        .collect();
+    assert_eq!(sockets.len(), 3);
+    service.packed(cloud, "v2");
+    let provision = ["build", "provision", "-e", "stage", "--hotswap-only"];
+    let said = service.succeed(cloud, &provision);
+    for socket in &mut sockets {
+        socket.write_all(b"llo").expect("sent");
+        let mut answer = [0; 7];
+        socket
+            .read_exact(&mut answer)
+            .expect("the connection lives");
+        assert_eq!(&answer, b"\x81\x05hello");
+    }
+    let report = service.report();
+    let total = &report["connections"];
+    assert!(total["before"].as_u64() >= Some(3), "{total}");
+    assert_eq!(total["handed_over"], total["before"]);
+    for nothing in ["dropped", "closed", "cut", "taken_back"] {
+        assert_eq!(total[nothing], 0, "{nothing} of {total}");
+    }
+    assert!(total["in_flight"].as_u64() >= Some(3), "{total}");
+    for host in report["regions"][0]["hosts"].as_array().expect("hosts") {
+        assert!(
+            host["connections"]["handed_over"].as_u64() >= Some(1),
+            "{host}"
+        );
+    }
+    assert!(
+        said.all().contains("0 dropped, 0 closed, 0 cut"),
+        "{}",
+        said.all()
+    );
+    eprintln!("{total}");
+    done(cloud, &service)
 }
 
 fn swap_under_load(cloud: &Cloud) -> Result<(), String> {

@@ -16,6 +16,8 @@ pub struct Service {
     pub hot_swap: String,
     /// Lines below the region, four spaces deep.
     pub region: String,
+    /// Lines of the container, six spaces deep.
+    pub container: String,
     /// The section `hooks:`.
     pub hooks: String,
     pub instance_count: u32,
@@ -23,6 +25,8 @@ pub struct Service {
     pub destination: String,
     /// Also deploys to us-west-2.
     pub two_regions: bool,
+    /// It is one of `examples/`, with a configuration of its own.
+    example: bool,
 }
 
 impl Service {
@@ -38,14 +42,68 @@ impl Service {
             hot_swap: "      prepare_timeout: 30s\n      drain_timeout: 3s\n      deadline: 2m\n"
                 .to_owned(),
             region: String::new(),
+            container: String::new(),
             hooks: String::new(),
             instance_count: 3,
             destination: "    target_group_arns: [\"${PORTER_LOCAL_TARGET_GROUP_ARN}\"]\n"
                 .to_owned(),
             two_regions: false,
+            example: false,
         };
         service.git(&["init", "-q"]);
         service.version("v1");
+        service
+    }
+
+    /// The same with the real-time server in the container, which hands its connections over. Keys are for this test only.
+    pub fn real_time(name: &str) -> Self {
+        let mut service = Self::new(name);
+        let server = Path::new(env!("CARGO_BIN_EXE_porter")).with_file_name("realtime");
+        fs::copy(&server, service.path().join("server"))
+            .unwrap_or_else(|e| panic!("{} is built by `make build`: {e}", server.display()));
+        let (signing, api) = ("A".repeat(44), "k".repeat(40));
+        let dockerfile = format!(
+            "FROM scratch\nCOPY server /server\nCOPY version /version\nENV REALTIME_SIGNING_KEYS_1_KEY={signing} \
+             REALTIME_API_KEYS={api}\nENTRYPOINT [\"/server\", \"serve\", \"--dev-echo\"]\n"
+        );
+        fs::write(service.path().join("Dockerfile"), dockerfile).expect("written");
+        service.container = "      handover: true\n".to_owned();
+        service.hot_swap += "      handover_bake: 1s\n";
+        service.commit();
+        service
+    }
+
+    /// A copy of one of `examples/`, as a repository of its own, not yet packed.
+    pub fn example(name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples")
+            .join(name);
+        // Without what a build or a deployment may have left there.
+        let copied = Command::new("sh")
+            .args([
+                "-c",
+                "cp -r . \"$0\" && rm -rf \"$0/build\" \"$0/.porter-tmp\"",
+            ])
+            .arg(folder.path())
+            .current_dir(from)
+            .status()
+            .expect("sh runs");
+        assert!(copied.success(), "examples/{name} can't be copied");
+        let service = Self {
+            folder,
+            name: name.to_owned(),
+            hot_swap: String::new(),
+            region: String::new(),
+            container: String::new(),
+            hooks: String::new(),
+            instance_count: 3,
+            destination: String::new(),
+            two_regions: false,
+            example: true,
+        };
+        service.git(&["init", "-q"]);
+        service.commit();
         service
     }
 
@@ -74,8 +132,10 @@ impl Service {
     }
 
     pub fn commit(&self) {
-        fs::create_dir_all(self.path().join(".porter")).expect("created");
-        fs::write(self.path().join(".porter/config"), self.config()).expect("written");
+        if !self.example {
+            fs::create_dir_all(self.path().join(".porter")).expect("created");
+            fs::write(self.path().join(".porter/config"), self.config()).expect("written");
+        }
         self.git(&["add", "-A"]);
         self.git(&[
             "-c",
@@ -95,14 +155,17 @@ impl Service {
             name,
             hot_swap,
             region,
+            container,
             hooks,
             instance_count,
             destination,
             two_regions,
             ..
         } = self;
-        let containers = "    containers:\n    - name: web\n      topology: inet\n      \
-             health_check: {path: /health, interval: 200ms, timeout: 500ms, healthy: 2}\n      stop_grace: 1s\n";
+        let containers = format!(
+            "    containers:\n    - name: web\n      topology: inet\n      \
+             health_check: {{path: /health, interval: 200ms, timeout: 500ms, healthy: 2}}\n      stop_grace: 1s\n{container}"
+        );
         let west = if *two_regions {
             format!(
                 "  - name: us-west-2\n    s3_bucket: ${{PORTER_LOCAL_BUCKET_US_WEST_2}}\n{}    \

@@ -168,6 +168,11 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
             Scenario::classic().with_user_template(include_str!("user.yaml")),
         ),
         (
+            "example_realtime",
+            Scenario::target_group()
+                .with_user_template(include_str!("../../examples/realtime/.porter/stack.yaml")),
+        ),
+        (
             "user_yaml_target_group",
             Scenario::target_group().with_user_template(include_str!("user.yaml")),
         ),
@@ -208,6 +213,7 @@ fn config() -> Config {
                 prepare_timeout: Duration::from_secs(600),
                 drain_timeout: Duration::from_secs(180),
                 on_drain_timeout: OnDrainTimeout::Close,
+                handover_bake: Duration::from_secs(5),
                 suspend_scaling: false,
                 on_template_drift: OnTemplateDrift::Provision,
             },
@@ -269,6 +275,8 @@ fn region() -> Region {
                 image: "primary".into(),
                 topology: Topology::Inet,
                 inet_port: Some(3000),
+                handover: false,
+                data: false,
                 uid: 1001,
                 read_only: true,
                 pids_limit: 4096,

@@ -481,13 +481,14 @@ fn d_cfg_95_true_equals_the_map_with_its_defaults() {
     let minutes = |m: u64| Duration::from_secs(m * 60);
     let defaults = HotSwap {
         enabled: true,
-        max_age: minutes(168 * 60),                    // D-CFG-97
-        on_ineligible: OnIneligible::Provision,        // D-CFG-98
-        generation: String::new(),                     // D-CFG-99
-        deadline: minutes(20),                         // D-CFG-103
-        prepare_timeout: minutes(10),                  // D-CFG-104
-        drain_timeout: minutes(3),                     // D-CFG-105
-        on_drain_timeout: OnDrainTimeout::Close,       // D-CFG-106
+        max_age: minutes(168 * 60),              // D-CFG-97
+        on_ineligible: OnIneligible::Provision,  // D-CFG-98
+        generation: String::new(),               // D-CFG-99
+        deadline: minutes(20),                   // D-CFG-103
+        prepare_timeout: minutes(10),            // D-CFG-104
+        drain_timeout: minutes(3),               // D-CFG-105
+        on_drain_timeout: OnDrainTimeout::Close, // D-CFG-106
+        handover_bake: Duration::from_secs(5),
         suspend_scaling: true,                         // D-CFG-108
         on_template_drift: OnTemplateDrift::Provision, // D-CFG-109
     };

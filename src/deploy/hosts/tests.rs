@@ -47,6 +47,7 @@ fn signal(instance: &str, kind: Kind, step: Step) -> HostSignal {
         ms: BTreeMap::new(),
         bytes: 0,
         drain: Drain::default(),
+        handover: None,
         warnings: vec![],
     }
 }
