@@ -3,18 +3,18 @@
 //! It calls the `porter` program as a user would and never reaches around it, so whatever the receipt proves holds for
 //! the commands that people and CI type.
 //!
-//! | module | in the flow |
+//! | module | what it is |
 //! |---|---|
-//! | [`flow`] | THE demo: its acts, in order |
+//! | [`live`] | THE demo: WebSockets that live through swaps |
+//! | [`http`] | the demo of ordinary services: HTTP requests under a swap |
+//! | [`stage`] | where both play: a cloud of their own, a lock, the report |
 //! | [`porter`] | calls the `porter` program |
 //! | [`service`] | the example service in a git repository of its own, and the change to version 2 |
-//! | [`load`] | clients that keep asking while hosts swap |
-//! | [`tally`] | pure: what those clients saw, added up |
-//! | [`receipt`] | pure: the report, the verdict, the table for people |
+//! | [`swap_report`] | what porter reports of a swap |
 
-pub mod flow;
-pub mod load;
+pub mod http;
+pub mod live;
 pub mod porter;
-pub mod receipt;
 pub mod service;
-pub mod tally;
+pub mod stage;
+pub mod swap_report;

@@ -7,9 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The example, relative to the repository's root.
-pub const EXAMPLE: &str = "examples/hello";
-
 /// Never copied: results of builds and of earlier runs.
 const LEFT_OUT: [&str; 3] = ["target", ".porter-tmp", ".git"];
 
@@ -19,12 +16,12 @@ const SOURCE: &str = "src/version.rs";
 /// The configuration, whose `instance_count` is the number of hosts.
 const CONFIG: &str = ".porter/config";
 
-/// Copies the example into the folder `to`, which need not exist.
+/// Copies the example, named relative to the repository's root, into the folder `to`, which need not exist.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn copy(root: &Path, to: &Path) -> anyhow::Result<()> {
-    let from = root.join(EXAMPLE);
+pub fn copy(root: &Path, example: &str, to: &Path) -> anyhow::Result<()> {
+    let from = root.join(example);
     copy_folder(&from, to)
         .with_context(|| format!("{} can't be copied to {}", from.display(), to.display()))
 }
@@ -53,22 +50,37 @@ fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
 /// # Errors
 /// When the file does not have that line exactly once.
 pub fn set_hosts(folder: &Path, hosts: usize) -> anyhow::Result<()> {
-    change(&folder.join(CONFIG), "instance_count", |text| {
+    set_line(folder, "instance_count:", |indent| {
+        format!("{indent}instance_count: {hosts}")
+    })
+}
+
+/// Gives the stack another parameter.
+///
+/// # Errors
+/// When the configuration does not have `stack_parameters` exactly once.
+pub fn set_parameter(folder: &Path, name: &str, value: &str) -> anyhow::Result<()> {
+    set_line(folder, "stack_parameters:", |indent| {
+        format!("{indent}stack_parameters:\n{indent}  {name}: {value}")
+    })
+}
+
+/// Replaces the only line of the configuration that begins so, behind its indentation.
+fn set_line(folder: &Path, begins: &str, with: impl Fn(&str) -> String) -> anyhow::Result<()> {
+    change(&folder.join(CONFIG), begins, |text| {
         let mut found = 0;
-        let lines: Vec<String> = text
-            .lines()
-            .map(
-                |line| match line.trim_start().strip_prefix("instance_count:") {
-                    Some(_) => {
-                        found += 1;
-                        let indent = line.len() - line.trim_start().len();
-                        format!("{}instance_count: {hosts}", &line[..indent])
-                    }
-                    None => line.to_owned(),
-                },
-            )
-            .collect();
-        (lines.join("\n") + "\n", found)
+        let mut replaced = String::new();
+        for line in text.lines() {
+            let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
+            if rest.starts_with(begins) {
+                found += 1;
+                replaced += &with(indent);
+            } else {
+                replaced += line;
+            }
+            replaced += "\n";
+        }
+        (replaced, found)
     })
 }
 
@@ -105,6 +117,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    const EXAMPLE: &str = "examples/hello";
+
     fn example(folder: &Path) {
         let example = folder.join(EXAMPLE);
         for sub in [".porter", "src", "hooks", "target", ".porter-tmp"] {
@@ -113,7 +127,7 @@ mod tests {
         fs::write(example.join(SOURCE), "const VERSION: &str = \"v1\";\n").unwrap();
         fs::write(
             example.join(CONFIG),
-            "environments:\n- name: stage\n  instance_count: 1\n",
+            "environments:\n- name: stage\n  instance_count: 1\n  stack_parameters:\n    A: b\n",
         )
         .unwrap();
         fs::write(example.join("hooks/pre_pack"), "#!/bin/sh\n").unwrap();
@@ -131,7 +145,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         example(root.path());
         let to = root.path().join("copy");
-        copy(root.path(), &to).unwrap();
+        copy(root.path(), EXAMPLE, &to).unwrap();
         let mode = fs::metadata(to.join("hooks/pre_pack"))
             .unwrap()
             .permissions()
@@ -144,16 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn version_and_number_of_hosts_are_changed_in_the_copy_alone() {
+    fn version_hosts_and_parameters_are_changed_in_the_copy_alone() {
         let root = tempfile::tempdir().unwrap();
         example(root.path());
         let to = root.path().join("copy");
-        copy(root.path(), &to).unwrap();
+        copy(root.path(), EXAMPLE, &to).unwrap();
         set_version(&to, "v1", "v2").unwrap();
         set_hosts(&to, 3).unwrap();
+        set_parameter(&to, "EngineUrl", "redis://h:1").unwrap();
         let read = |folder: &Path, file| fs::read_to_string(folder.join(file)).unwrap();
         assert_eq!(read(&to, SOURCE), "const VERSION: &str = \"v2\";\n");
-        assert!(read(&to, CONFIG).ends_with("\n  instance_count: 3\n"));
+        assert_eq!(
+            read(&to, CONFIG),
+            "environments:\n- name: stage\n  instance_count: 3\n  stack_parameters:\n    EngineUrl: redis://h:1\n    A: b\n"
+        );
         assert!(read(&root.path().join(EXAMPLE), SOURCE).contains("v1"));
         assert!(set_version(&to, "v1", "v2").is_err(), "v1 is gone");
     }

@@ -11,7 +11,7 @@
 
 mod client;
 
-use crate::tally::{Answer, Failure, Tally, version_in};
+use crate::http::tally::{Answer, Failure, Tally, version_in};
 use client::{Connection, Page};
 use std::{
     net::SocketAddr,
@@ -227,7 +227,7 @@ fn answer(page: Page, body: &str) -> Result<Answer, Failure> {
             version_in(body)
                 .map(Answer::Version)
                 .ok_or_else(|| Failure {
-                    kind: crate::tally::FailureKind::Garbled,
+                    kind: crate::http::tally::FailureKind::Garbled,
                     what: format!(
                         "no version in {:?}",
                         body.chars().take(60).collect::<String>()

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use demo::flow::{Settings, run};
+use demo::{
+    http::{flow, receipt::Report},
+    stage::Settings,
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -41,6 +44,10 @@ case "$*" in
     fi ;;
 esac
 "#;
+
+async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<Report> {
+    flow::run(settings, 200.0, stop).await
+}
 
 struct Stage {
     folder: tempfile::TempDir,
@@ -80,8 +87,8 @@ impl Stage {
             folder: path.join("target/demo"),
             scratch: path.to_owned(),
             hosts: 1,
-            rate: 200.0,
             at_least: Duration::ZERO,
+            release: false,
             keep: false,
         };
         Self { folder, settings }

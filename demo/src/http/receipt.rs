@@ -1,8 +1,11 @@
 //! The report, the verdict and the table for people. Pure: facts in, text out.
 
-use crate::tally::{FailureKind, Failures, Latency, Tally};
+use crate::{
+    http::tally::{FailureKind, Failures, Latency, Tally},
+    swap_report::{Bytes, Drain, HostReport, SwapReport},
+};
 use contract::step::Step;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 /// The report's format number.
@@ -10,73 +13,6 @@ pub const FORMAT: u32 = 1;
 
 /// So long the load must go on after the last host's verdict: whatever a swap breaks late shows within this time.
 pub const AFTER: Duration = Duration::from_secs(3);
-
-/// What `porter build provision` wrote to `.porter-tmp/hotswap_report.json`, as far as the receipt needs it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct SwapReport {
-    /// `hot_swap` or `provision`.
-    pub decision: String,
-    /// `success`, `failed` or `unknown`.
-    pub outcome: String,
-    /// Payload digest before.
-    pub from: Option<String>,
-    /// Payload digest wanted.
-    pub to: String,
-    /// porter's own measure of the run.
-    pub seconds: f64,
-    /// Bytes moved.
-    pub bytes: Bytes,
-    /// One entry a region.
-    pub regions: Vec<RegionReport>,
-}
-
-/// Bytes moved in the swap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bytes {
-    /// By the build host.
-    pub uploaded: u64,
-    /// By all hosts together.
-    pub downloaded: u64,
-}
-
-/// One region's part.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct RegionReport {
-    /// By instance id.
-    pub hosts: Vec<HostReport>,
-}
-
-/// One host's part, by its own word.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct HostReport {
-    /// Instance id.
-    pub instance: String,
-    /// `success`, `failed`, `unknown` or `left`.
-    pub outcome: String,
-    /// Seconds in each finished step.
-    #[serde(default)]
-    pub seconds: BTreeMap<Step, f64>,
-    /// Bytes fetched.
-    #[serde(default)]
-    pub bytes: u64,
-    /// How the old connections ended.
-    #[serde(default)]
-    pub drain: Drain,
-    /// What went wrong without changing the outcome.
-    #[serde(default)]
-    pub warnings: Vec<String>,
-}
-
-/// How the connections of the old containers ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drain {
-    /// By themselves.
-    pub ended: u64,
-    /// Cut at the drain deadline.
-    pub cut: u64,
-    /// Not at all.
-    pub open: u64,
-}
 
 /// Everything the demo saw.
 #[derive(Clone, Debug)]
@@ -413,9 +349,10 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
-/// The steps in the table: all but the one that only coordinated swaps have.
+/// The steps in the table: not those that only coordinated swaps, or containers that hand over, have.
 fn columns() -> impl Iterator<Item = Step> {
-    Step::ALL.into_iter().filter(|s| *s != Step::Await)
+    let absent = [Step::Await, Step::Handover, Step::Bake];
+    Step::ALL.into_iter().filter(move |s| !absent.contains(s))
 }
 
 /// The table for people.
@@ -548,7 +485,8 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::{Answer, Failure};
+    use crate::http::tally::{Answer, Failure};
+    use crate::swap_report::RegionReport;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -583,6 +521,7 @@ mod tests {
                 cut: 0,
                 open: 0,
             },
+            connections: None,
             warnings: vec![],
         };
         Facts {

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use demo::{
-    load::{Load, Plan, Target, poll},
-    tally::{FailureKind, Tally},
+    http::load::{Load, Plan, Target, poll},
+    http::tally::{FailureKind, Tally},
 };
 use std::{
     net::SocketAddr,

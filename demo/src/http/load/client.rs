@@ -5,7 +5,7 @@
 //! the whole response is a failed request, although the standard would let a client repeat a GET: browsers and
 //! load balancers differ in that, and some show the error to their user.
 
-use crate::tally::{Failure, FailureKind};
+use crate::http::tally::{Failure, FailureKind};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, client::conn::http1, header};
