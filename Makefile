@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup build check test golden demo clean
+.PHONY: help setup build check test fuzz golden conformance bench demo demo-http release swaps growth clean
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/porter
 
@@ -40,24 +40,63 @@ build: setup
 ## check: formatting and lints
 check: setup
 	cargo fmt --all --check
+	cargo fmt --manifest-path realtime/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 # The build comes first, since tests of one package run the programs of others; of all targets, so that it builds what
 # the tests use, and nothing twice. The last thing that is printed is cargo's own results. No example in the documentation
 # is code to be run, so doc tests are left out.
-## test: check, then every test, those with containers, proxy and AWS endpoint included
+## test: check, fuzz for a minute each, then every test, those with containers, proxy and AWS endpoint included
 test: check
+	scripts/fuzz 60
 	cargo build --workspace --all-targets
 	cargo test --workspace --no-fail-fast --lib --bins --tests
+
+# Two targets at a time, so all five take three hours. FUZZ="600 tokens" is ten minutes of one.
+## fuzz: an hour of new input for everything that reads what strangers send to the real-time server
+FUZZ ?= 3600
+fuzz: setup
+	scripts/fuzz $(FUZZ)
 
 ## golden: write the golden files anew, and show what changed in them
 golden: build
 	INSTA_UPDATE=always INSTA_FORCE_PASS=1 cargo test --workspace --no-fail-fast
 	git --no-pager diff --stat -- '*.snap' tests/golden
 
-## demo: hot-swap the example service under load on three simulated hosts, and print the receipt
+# The longest messages of the suite have 16 MiB. An echo asks for no token, so any key will do.
+## conformance: the Autobahn test suite against the real-time server's WebSockets (needs a Python 2.7; 15 minutes)
+conformance: build
+	REALTIME_SIGNING_KEYS_1_KEY="$$(head -c 32 /dev/urandom | base64)" \
+	scripts/conformance ws://127.0.0.1:9035/echo "$(BIN)/realtime" serve --dev-echo \
+		--set listen=tcp:127.0.0.1:9035 --set compression=true \
+		--set limits.inbound_message=32MiB --set limits.outbound_bytes=64MiB --set data_dir=target/conformance-data
+
+## demo: swap the real-time server there and back under 3,000 WebSockets on three simulated hosts, and print the receipt
 demo: build
 	$(AS_ROOT) "$(BIN)/demo" $(DEMO)
+
+## demo-http: hot-swap an ordinary service under HTTP requests on three simulated hosts, and print the receipt
+demo-http: build
+	$(AS_ROOT) "$(BIN)/demo" --http $(DEMO)
+
+# Here it is the servers that are measured, so server and load are built for release. One after the other: together they
+# would be built with each other's features, and examples/realtime could not use the same server.
+release: setup
+	cargo build --release --package realtime --bins
+	cargo build --release --package demo --bins
+
+# `make swaps SWAPS="--count 20 --connections 500"`; no cloud and no root.
+## swaps: 200 swaps in a row under the same 2,000 WebSockets behind one HAProxy: nothing is noticed, nothing leaks
+swaps: release
+	"$(dir $(BIN))release/demo" swaps $(SWAPS)
+
+## growth: what a swap costs with 100 to 9,000 WebSockets on a host
+growth: release
+	"$(dir $(BIN))release/demo" growth $(GROWTH)
+
+## bench: measure the real-time server beside its peers (installed ones; needs a quiet machine, 20 minutes)
+bench:
+	benches/run
 
 ## clean: take the demo's cloud down, remove what the demo and cargo left
 clean:
