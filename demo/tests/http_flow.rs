@@ -241,7 +241,8 @@ async fn keep_leaves_the_cloud_and_a_second_demo_waits_for_nobody() {
     assert!(error.to_string().contains("another demo"), "{error}");
     assert!(stage.calls().is_empty());
 
-    drop(lock);
+    // Not dropped: while another test starts a program, that has the file open too, until it runs.
+    lock.unlock().unwrap();
     run(stage.settings.clone(), CancellationToken::new())
         .await
         .unwrap();
