@@ -102,7 +102,8 @@ pub fn answer(
 fn greet(session: &mut Session, now: Counts) -> Result<(OwnWord, PeerWord, u64), Cause> {
     session.check_peer()?;
     let limit = session.settings.deadlines.hello;
-    let (hello, peer) = match session.receive(limit, "hello")? {
+    let mut buffer = Vec::new();
+    let (hello, peer) = match session.receive(&mut buffer, limit, "hello")? {
         (Message::Hello(hello), mut fds) => (hello, PeerWord::new(fds.remove(0))?),
         (other, _) => return Err(Cause::out_of_order("hello", &other)),
     };
@@ -128,7 +129,7 @@ fn greet(session: &mut Session, now: Counts) -> Result<(OwnWord, PeerWord, u64),
     });
     session.send(&offer, &[word.reading_end()], limit)?;
     session.pass(Phase::Offered);
-    match session.receive(limit, "begin")? {
+    match session.receive(&mut buffer, limit, "begin")? {
         (Message::Begin, _) => {}
         (other, _) => return Err(Cause::out_of_order("begin", &other)),
     }
@@ -226,18 +227,20 @@ impl Asked {
                 .map(|(name, _)| (*name).to_owned())
                 .collect();
             let fds: Vec<_> = listeners.iter().map(|(_, fd)| *fd).collect();
-            transfer.send(Message::Listeners(names).encode()?, &fds, "listeners")?;
+            transfer.send(&Message::Listeners(names).encode()?, &fds, "listeners")?;
             sealed.listeners = counts.listeners;
         }
         for piece in shared.chunks(limits.frame.clamp(1, crate::wire::MAX_BODY)) {
-            transfer.send(Message::Shared(piece.to_vec()).encode()?, &[], "shared")?;
+            transfer.send(&Message::Shared(piece.into()).encode()?, &[], "shared")?;
             sealed.shared += piece.len() as u64;
         }
         let mut body = Body::new();
         let mut batch: Vec<F> = Vec::new();
+        let mut bytes = Vec::new();
         for (fd, state) in connections {
             let index = u64::from(sealed.connections);
-            let state = postcard::to_stdvec(&state).map_err(|source| Cause::State {
+            bytes.clear();
+            bytes = postcard::to_extend(&state, bytes).map_err(|source| Cause::State {
                 index,
                 writing: true,
                 source,
@@ -245,15 +248,15 @@ impl Asked {
             // Five bytes are the longest length in front of a state.
             within(
                 "bytes of one state",
-                state.len() as u64 + 5,
+                bytes.len() as u64 + 5,
                 limits.frame as u64,
             )?;
             if batch.len() == usize::from(MAX_DESCRIPTORS)
-                || body.len() + state.len() + 5 > limits.frame
+                || body.len() + bytes.len() + 5 > limits.frame
             {
                 transfer.send_batch(&mut body, &mut batch)?;
             }
-            body.push_blob(&state);
+            body.push_blob(&bytes);
             batch.push(fd);
             sealed.connections += 1;
         }
@@ -266,7 +269,7 @@ impl Asked {
 
         session.send(&Message::Sealed(sealed), &[], deadlines.batch)?;
         session.pass(Phase::Sealed);
-        match session.receive(deadlines.ready, "ready")? {
+        match session.receive(&mut Vec::new(), deadlines.ready, "ready")? {
             (Message::Ready, _) => {}
             (other, _) => return Err(Cause::out_of_order("ready", &other)),
         }
@@ -286,24 +289,24 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     fn send(
         &mut self,
-        frame: Vec<u8>,
+        frame: &[u8],
         fds: &[BorrowedFd<'_>],
         what: &'static str,
     ) -> Result<(), Cause> {
         self.acknowledged()?;
         self.session.count(frame.len() - HEADER)?;
         let limit = self.session.settings.deadlines.batch;
-        self.session.send_frame(&frame, fds, limit, what)?;
+        self.session.send_frame(frame, fds, limit, what)?;
         self.unacknowledged = true;
         self.sent += 1;
         Ok(())
     }
 
     fn send_batch<F: AsFd>(&mut self, body: &mut Body, batch: &mut Vec<F>) -> Result<(), Cause> {
-        let frame =
-            std::mem::replace(body, Body::new()).into_frame(Kind::Connections, batch.len())?;
+        let frame = body.frame(Kind::Connections, batch.len())?;
         let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
         self.send(frame, &fds, "connections")?;
+        body.clear();
         batch.clear();
         self.session.pass(Phase::Transferring);
         Ok(())
@@ -313,10 +316,8 @@ impl Transfer<'_> {
         if !std::mem::take(&mut self.unacknowledged) {
             return Ok(());
         }
-        match self
-            .session
-            .receive(self.session.settings.deadlines.batch, "ack")?
-        {
+        let limit = self.session.settings.deadlines.batch;
+        match self.session.receive(&mut Vec::new(), limit, "ack")? {
             (Message::Ack(count), _) if count == self.sent => Ok(()),
             (other, _) => Err(Cause::out_of_order(
                 "the acknowledgement of the last frame",

@@ -97,7 +97,7 @@ impl Session {
 
     pub(crate) fn send(
         &self,
-        message: &Message,
+        message: &Message<'_>,
         descriptors: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<(), Cause> {
@@ -120,12 +120,14 @@ impl Session {
         descriptors::send_all(self.stream.as_fd(), frame, descriptors, until, what)
     }
 
-    /// The next frame. An abort or a refusal is an error, with the other side's reason.
-    pub(crate) fn receive(
+    /// The next frame, which is read into `buffer` and may borrow from it. An abort or a refusal is an error, with the
+    /// other side's reason.
+    pub(crate) fn receive<'a>(
         &mut self,
+        buffer: &'a mut Vec<u8>,
         limit: Duration,
         waited_for: &'static str,
-    ) -> Result<(Message, Vec<OwnedFd>), Cause> {
+    ) -> Result<(Message<'a>, Vec<OwnedFd>), Cause> {
         let until = self.until(limit);
         let mut fds = Vec::new();
         let mut header = [0; HEADER];
@@ -133,8 +135,12 @@ impl Session {
         let mut lost =
             descriptors::receive_exact(stream, &mut header, &mut fds, until, waited_for)?;
         let header = Header::decode(header, self.settings.limits.frame)?;
-        let mut body = vec![0; header.length as usize];
-        lost |= descriptors::receive_exact(stream, &mut body, &mut fds, until, waited_for)?;
+        let length = header.length as usize;
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        let body = &mut buffer[..length];
+        lost |= descriptors::receive_exact(stream, body, &mut fds, until, waited_for)?;
         if lost || fds.len() != usize::from(header.descriptors) {
             return Err(Cause::DescriptorsLost {
                 announced: header.descriptors,
@@ -142,7 +148,7 @@ impl Session {
             });
         }
         self.received = body.len();
-        match Message::decode(header.kind, header.descriptors, &body)? {
+        match Message::decode(header.kind, header.descriptors, body)? {
             Message::Abort(text) => Err(Cause::GaveUp(text)),
             Message::Refuse(text) => Err(Cause::Refused(text)),
             message => Ok((message, fds)),
@@ -150,7 +156,7 @@ impl Session {
     }
 
     /// Tells the other side why, if the stream still takes it.
-    pub(crate) fn part(&self, message: &Message) {
+    pub(crate) fn part(&self, message: &Message<'_>) {
         if let Ok(frame) = message.encode() {
             let until = Instant::now() + PARTING;
             let _ = descriptors::send_all(self.stream.as_fd(), &frame, &[], until, "abort");
@@ -160,7 +166,7 @@ impl Session {
     /// The reason of an abort that has come already or comes at once, behind acknowledgements that do not matter now.
     pub(crate) fn reason(&mut self) -> Option<Cause> {
         loop {
-            match self.receive(PARTING, "abort") {
+            match self.receive(&mut Vec::new(), PARTING, "abort") {
                 Ok((Message::Ack(_) | Message::Ready, _)) => {}
                 Err(cause @ Cause::GaveUp(_)) => return Some(cause),
                 _ => return None,

@@ -110,7 +110,8 @@ fn greet(session: &mut Session) -> Result<(OwnWord, PeerWord, Offer), Cause> {
     });
     let sent = session.send(&hello, &[word.reading_end()], limit);
     // A predecessor that refuses may have closed before it read the hello: its reason is worth more than our error.
-    let received = session.receive(limit, "the offer");
+    let mut buffer = Vec::new();
+    let received = session.receive(&mut buffer, limit, "the offer");
     let (offer, peer) = match (received, sent) {
         (Ok((Message::Offer(offer), mut fds)), Ok(())) => (offer, PeerWord::new(fds.remove(0))?),
         (Err(cause @ Cause::Refused(_)), _) | (_, Err(cause)) | (Err(cause), _) => {
@@ -261,8 +262,10 @@ impl Offered {
         session.pass(Phase::Begun);
         let mut limit = deadlines.freeze + deadlines.batch;
         let mut frames = 0;
+        let mut buffer = Vec::new();
         loop {
-            let (message, fds) = session.receive(limit, "the next frame of the transfer")?;
+            let (message, fds) =
+                session.receive(&mut buffer, limit, "the next frame of the transfer")?;
             if session.phase == Some(Phase::Begun) {
                 session.pass(Phase::Frozen);
             }

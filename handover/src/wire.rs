@@ -4,6 +4,7 @@
 //! numbers as varints, sequences and text with their length in front.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::borrow::Cow;
 
 /// The first bytes of a hello: a stranger on the socket is told from a peer of another version.
 pub const MAGIC: [u8; 8] = *b"handover";
@@ -203,8 +204,10 @@ pub struct Sealed {
 }
 
 /// One frame's meaning.
+///
+/// What there is much of may be borrowed from the bytes that were received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum Message<'a> {
     /// Successor → predecessor, first.
     Hello(Hello),
     /// Predecessor → successor, the answer.
@@ -216,9 +219,9 @@ pub enum Message {
     /// Predecessor → successor: the names of the listeners, in the order of the descriptors.
     Listeners(Vec<String>),
     /// Predecessor → successor: a piece of the state that belongs to no connection.
-    Shared(Vec<u8>),
+    Shared(Cow<'a, [u8]>),
     /// Predecessor → successor: the states of some connections, in the order of the descriptors.
-    Connections(Vec<Vec<u8>>),
+    Connections(Vec<Cow<'a, [u8]>>),
     /// Successor → predecessor: this many frames of the transfer have been received and understood.
     Ack(u32),
     /// Predecessor → successor: that was all.
@@ -229,7 +232,7 @@ pub enum Message {
     Abort(String),
 }
 
-impl Message {
+impl<'a> Message<'a> {
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
@@ -278,7 +281,8 @@ impl Message {
             Message::Ack(count) => body.push(count),
             Message::Sealed(sealed) => body.push(sealed),
         }
-        body.into_frame(self.kind(), self.descriptors())
+        body.frame(self.kind(), self.descriptors())?;
+        Ok(body.bytes)
     }
 
     /// From a body whose header has been checked.
@@ -286,7 +290,7 @@ impl Message {
     /// # Errors
     /// A body that is not exactly what its kind demands. Never panics, and never allocates more than a small multiple
     /// of the body.
-    pub fn decode(kind: Kind, descriptors: u16, body: &[u8]) -> Result<Self, WireError> {
+    pub fn decode(kind: Kind, descriptors: u16, body: &'a [u8]) -> Result<Self, WireError> {
         let mut rest = Rest { kind, bytes: body };
         let message = match kind {
             Kind::Hello => {
@@ -318,7 +322,7 @@ impl Message {
                     .map(|_| rest.take())
                     .collect::<Result<_, _>>()?,
             ),
-            Kind::Shared => Message::Shared(std::mem::take(&mut rest.bytes).to_vec()),
+            Kind::Shared => Message::Shared(std::mem::take(&mut rest.bytes).into()),
             Kind::Connections => Message::Connections(
                 (0..descriptors)
                     .map(|_| rest.take_blob())
@@ -380,11 +384,13 @@ impl Body {
         self.bytes.extend_from_slice(blob);
     }
 
-    pub(crate) fn into_frame(
-        mut self,
-        kind: Kind,
-        descriptors: usize,
-    ) -> Result<Vec<u8>, WireError> {
+    /// For the next frame, in the same memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.truncate(HEADER);
+    }
+
+    /// The whole frame.
+    pub(crate) fn frame(&mut self, kind: Kind, descriptors: usize) -> Result<&[u8], WireError> {
         let too_long = |_| WireError::BodyTooLong {
             length: u32::MAX,
             limit: MAX_BODY,
@@ -398,7 +404,7 @@ impl Body {
         let bytes = header.encode();
         Header::decode(bytes, MAX_BODY)?;
         self.bytes[..HEADER].copy_from_slice(&bytes);
-        Ok(self.bytes)
+        Ok(&self.bytes)
     }
 }
 
@@ -408,7 +414,7 @@ struct Rest<'a> {
     bytes: &'a [u8],
 }
 
-impl Rest<'_> {
+impl<'a> Rest<'a> {
     fn take<T: DeserializeOwned>(&mut self) -> Result<T, WireError> {
         let (value, rest) = postcard::take_from_bytes(self.bytes)
             .map_err(|_| WireError::Malformed(self.kind.name()))?;
@@ -416,13 +422,13 @@ impl Rest<'_> {
         Ok(value)
     }
 
-    fn take_blob(&mut self) -> Result<Vec<u8>, WireError> {
+    fn take_blob(&mut self) -> Result<Cow<'a, [u8]>, WireError> {
         let length: usize = self.take()?;
         let (blob, rest) = self
             .bytes
             .split_at_checked(length)
             .ok_or(WireError::Malformed(self.kind.name()))?;
         self.bytes = rest;
-        Ok(blob.to_vec())
+        Ok(blob.into())
     }
 }

@@ -416,7 +416,7 @@ fn say_hello(stream: &UnixStream, room: u32) -> OwnedFd {
 }
 
 /// A frame, and with its first byte the reading end of a new word; its writing end is returned.
-fn send_with_word(stream: &UnixStream, message: &Message) -> OwnedFd {
+fn send_with_word(stream: &UnixStream, message: &Message<'_>) -> OwnedFd {
     let (reading, writing) = rustix::pipe::pipe().unwrap();
     send(stream, &message.encode().unwrap(), reading.as_fd());
     writing
@@ -449,7 +449,7 @@ fn next_kind(stream: &mut UnixStream) -> Kind {
     header.kind
 }
 
-fn offer() -> Message {
+fn offer() -> Message<'static> {
     Message::Offer(Offer {
         schema: 1,
         reads: vec![1],
@@ -476,7 +476,7 @@ fn a_whole_frame_is_kept_though_its_sender_died_before_the_acknowledgement() {
     assert_eq!(next_kind(&mut a), Kind::Begin);
     let (held, _client) = UnixStream::pair().unwrap();
     let state = postcard::to_stdvec(&state(5)).unwrap();
-    let connections = Message::Connections(vec![state]).encode().unwrap();
+    let connections = Message::Connections(vec![state.into()]).encode().unwrap();
     send(&a, &connections, held.as_fd());
     drop((a, word));
     gone.send(()).unwrap();
@@ -507,7 +507,9 @@ fn only_the_death_of_an_undecided_predecessor_is_inherited_from_and_only_whole_f
             .unwrap();
         send(&a, &listeners, std::io::stdin().as_fd());
         assert_eq!(next_kind(&mut a), Kind::Ack);
-        let connections = Message::Connections(vec![vec![1; 100]]).encode().unwrap();
+        let connections = Message::Connections(vec![vec![1; 100].into()])
+            .encode()
+            .unwrap();
         send(&a, &connections[..50], held.as_fd());
         drop(held);
         let mut kept = None;
