@@ -5,11 +5,13 @@
 //! rebuilt from the connections. The engine's own memory travels once, beside them: identifiers go on rising, what was
 //! spent stays spent, members stay in their order. Nobody is told anything: for clients nothing has happened.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use jiff::fmt::serde::timestamp::nanosecond::required as nanoseconds;
 use serde::{Deserialize, Serialize};
 
 use super::{Client, Hub};
@@ -24,31 +26,33 @@ use crate::names;
 use crate::outbox::Key;
 use crate::time::Now;
 
-/// One connection, as it travels.
+/// One connection, as it travels: borrowed from where it leaves, owned where it arrives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ConnectionState {
+pub struct ConnectionState<'a> {
     id: ConnectionId,
     secret: Secret,
     /// The payload of the connect token, whose signature was checked when it was used.
-    claims: String,
+    claims: Cow<'a, str>,
     /// The metadata now; it may differ from the token's.
-    umd: Option<String>,
+    umd: Option<Cow<'a, str>>,
     source_ip: Option<IpAddr>,
-    user_agent: Option<Box<str>>,
+    user_agent: Option<Cow<'a, str>>,
+    #[serde(with = "nanoseconds")]
     connected_at: Timestamp,
-    subscriptions: Vec<SubscriptionState>,
+    subscriptions: Vec<SubscriptionState<'a>>,
     deadlines: DeadlinesState,
     deflate: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct SubscriptionState {
-    channel: String,
-    uid: Option<String>,
-    umd: Option<String>,
+struct SubscriptionState<'a> {
+    channel: Cow<'a, str>,
+    uid: Option<Cow<'a, str>>,
+    umd: Option<Cow<'a, str>>,
     /// The payload of its own token.
-    claims: Option<String>,
-    alias: Option<Box<str>>,
+    claims: Option<Cow<'a, str>>,
+    alias: Option<Cow<'a, str>>,
+    #[serde(with = "nanoseconds")]
     since: Timestamp,
     counted: bool,
 }
@@ -56,10 +60,36 @@ struct SubscriptionState {
 /// A connection that has come, read and checked: to be put into a hub, which cannot fail any more.
 #[derive(Debug)]
 pub struct Revived {
-    state: ConnectionState,
+    id: ConnectionId,
+    secret: Secret,
     claims: Arc<Claims>,
     umd: Option<Json>,
-    subscriptions: Vec<(Identity, Option<Arc<Claims>>)>,
+    origin: Origin,
+    connected_at: Timestamp,
+    subscriptions: Vec<RevivedSubscription>,
+    deadlines: DeadlinesState,
+    deflate: bool,
+}
+
+#[derive(Debug)]
+struct RevivedSubscription {
+    channel: Arc<str>,
+    identity: Identity,
+    token: Option<Arc<Claims>>,
+    alias: Option<Box<str>>,
+    since: Timestamp,
+    counted: bool,
+}
+
+/// What arrives where a [`ConnectionState`] left. It is revived as it comes in, while the predecessor writes the next ones.
+#[derive(Debug, Deserialize)]
+#[serde(from = "ConnectionState<'static>")]
+pub struct Arrival(pub Result<Revived, Unreadable>);
+
+impl From<ConnectionState<'_>> for Arrival {
+    fn from(state: ConnectionState<'_>) -> Self {
+        Self(state.revive())
+    }
 }
 
 /// A state that cannot be read, although its schema is known.
@@ -73,42 +103,43 @@ pub enum Unreadable {
     Metadata(String, #[source] JsonError),
 }
 
-impl ConnectionState {
-    /// Whether messages to it are compressed.
-    pub fn deflate(&self) -> bool {
-        self.deflate
-    }
-
+impl ConnectionState<'_> {
     /// Reads what a hub will need. Touches no socket: the handover may still be called off.
-    ///
-    /// # Errors
-    /// A token or a value that this version reads in another way than the one that wrote it.
-    pub fn revive(&self) -> Result<Revived, Unreadable> {
+    fn revive(self) -> Result<Revived, Unreadable> {
         let name = || self.id.as_str().to_owned();
         let claims = |payload: &str| {
             Claims::parse(payload)
                 .map(Arc::new)
                 .map_err(|why| Unreadable::Claims(name(), why))
         };
-        let json = |text: &Option<String>| {
-            let json = text.as_deref().map(Json::compact).transpose();
-            json.map_err(|why| Unreadable::Metadata(name(), why))
-        };
+        let json =
+            |text: &str| Json::compact(text).map_err(|why| Unreadable::Metadata(name(), why));
         let subscriptions = self.subscriptions.iter().map(|subscription| {
-            let identity = Identity {
-                uid: subscription.uid.as_deref().map(Into::into),
-                umd: json(&subscription.umd)?,
-            };
-            Ok((
-                identity,
-                subscription.claims.as_deref().map(claims).transpose()?,
-            ))
+            Ok(RevivedSubscription {
+                channel: (*subscription.channel).into(),
+                identity: Identity {
+                    uid: subscription.uid.as_deref().map(Into::into),
+                    umd: subscription.umd.as_deref().map(json).transpose()?,
+                },
+                token: subscription.claims.as_deref().map(claims).transpose()?,
+                alias: subscription.alias.as_deref().map(Into::into),
+                since: subscription.since,
+                counted: subscription.counted,
+            })
         });
         Ok(Revived {
+            id: self.id,
+            secret: self.secret,
             claims: claims(&self.claims)?,
-            umd: json(&self.umd)?,
+            umd: self.umd.as_deref().map(json).transpose()?,
+            origin: Origin {
+                source_ip: self.source_ip,
+                user_agent: self.user_agent.as_deref().map(Into::into),
+            },
+            connected_at: self.connected_at,
             subscriptions: subscriptions.collect::<Result<_, _>>()?,
-            state: self.clone(),
+            deadlines: self.deadlines,
+            deflate: self.deflate,
         })
     }
 }
@@ -120,19 +151,18 @@ impl Hub {
     }
 
     /// The state of a connection at this moment.
-    pub fn export(&self, now: Now, key: Key) -> Option<ConnectionState> {
+    pub fn export(&self, now: Now, key: Key) -> Option<ConnectionState<'_>> {
         let connection = self.connection(key)?;
-        let text = |json: &Option<Json>| json.as_ref().map(|json| json.as_str().to_owned());
+        fn text(json: &Option<Json>) -> Option<Cow<'_, str>> {
+            json.as_ref().map(|json| Cow::from(json.as_str()))
+        }
         let subscriptions = connection.subscriptions.iter().filter_map(|subscription| {
             Some(SubscriptionState {
-                channel: self.channels.get(subscription.channel)?.name.to_string(),
-                uid: subscription.identity.uid.as_deref().map(str::to_owned),
+                channel: Cow::from(&*self.channels.get(subscription.channel)?.name),
+                uid: subscription.identity.uid.as_deref().map(Cow::from),
                 umd: text(&subscription.identity.umd),
-                claims: subscription
-                    .token
-                    .as_ref()
-                    .map(|claims| claims.payload().to_owned()),
-                alias: subscription.alias.clone(),
+                claims: (subscription.token.as_ref()).map(|claims| Cow::from(claims.payload())),
+                alias: subscription.alias.as_deref().map(Cow::from),
                 since: subscription.since,
                 counted: subscription.counted,
             })
@@ -140,10 +170,10 @@ impl Hub {
         Some(ConnectionState {
             id: connection.id,
             secret: connection.secret,
-            claims: connection.claims.payload().to_owned(),
+            claims: Cow::from(connection.claims.payload()),
             umd: text(&connection.identity.umd),
             source_ip: connection.origin.source_ip,
-            user_agent: connection.origin.user_agent.clone(),
+            user_agent: connection.origin.user_agent.as_deref().map(Cow::from),
             connected_at: connection.connected_at,
             subscriptions: subscriptions.collect(),
             deadlines: connection.deadlines.export(now.mono),
@@ -156,6 +186,12 @@ impl Hub {
         self.engine.export(now)
     }
 
+    /// For so many more connections.
+    pub fn make_room(&mut self, connections: usize) {
+        self.by_id.reserve(connections);
+        self.connections.reserve(connections);
+    }
+
     /// Takes over what belongs to no connection; before the connections.
     pub fn import_engine(&mut self, now: Now, state: EngineState) {
         self.engine.import(now, state);
@@ -163,46 +199,38 @@ impl Hub {
 
     /// Puts a connection in. Nobody is told.
     pub fn import(&mut self, now: Instant, client: Client, revived: Revived) {
-        let Revived {
-            state,
-            claims,
-            umd,
-            subscriptions,
-        } = revived;
         let mut connection = Connection {
-            id: state.id,
-            secret: state.secret,
+            id: revived.id,
+            secret: revived.secret,
             identity: Identity {
-                uid: claims.uid.as_deref().map(Into::into),
-                umd,
+                uid: revived.claims.uid.as_deref().map(Into::into),
+                umd: revived.umd,
             },
-            claims,
-            origin: Origin {
-                source_ip: state.source_ip,
-                user_agent: state.user_agent,
-            },
-            connected_at: state.connected_at,
-            subscriptions: Vec::with_capacity(subscriptions.len()),
+            claims: revived.claims,
+            origin: revived.origin,
+            connected_at: revived.connected_at,
+            subscriptions: Vec::with_capacity(revived.subscriptions.len()),
             aliased: Vec::new(),
-            deadlines: state.deadlines.import(now),
+            deadlines: revived.deadlines.import(now),
             parked: 0,
             entrusted: None,
-            deflate: state.deflate,
+            deflate: revived.deflate,
             // A second has at most passed: whoever sends too much is found out in the next one.
             rate: Rate::new(now),
             serial: client.serial,
         };
-        for (subscription, (identity, token)) in state.subscriptions.into_iter().zip(subscriptions)
-        {
-            let name: Arc<str> = subscription.channel.into();
+        for subscription in revived.subscriptions {
+            let RevivedSubscription {
+                channel: name,
+                identity,
+                token,
+                alias,
+                since,
+                counted,
+            } = subscription;
             let uid = identity.uid.clone().filter(|_| names::is_presence(&name));
-            self.engine.adopt(
-                &name,
-                connection.id,
-                uid,
-                identity.umd.as_ref(),
-                subscription.counted,
-            );
+            let umd = identity.umd.as_ref();
+            (self.engine).adopt(&name, connection.id, uid, umd, counted);
             let (channel, position) = self.channels.add(&name, client.key);
             let grants = Grants {
                 connect: &connection.claims,
@@ -215,9 +243,9 @@ impl Hub {
                 position,
                 identity,
                 token,
-                alias: subscription.alias,
-                since: subscription.since,
-                counted: subscription.counted,
+                alias,
+                since,
+                counted,
                 observes,
             });
             self.metrics.subscriptions.inc();

@@ -4,6 +4,7 @@
 //!
 //! What stays behind: operators' sockets, which are each process's own, and sockets that are about to close anyway.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use crate::config::Address;
 use crate::engine::EngineState;
 use crate::http as wire;
 use crate::hub::Client;
-use crate::hub::succession::{ConnectionState, Revived};
+use crate::hub::succession::{Arrival, ConnectionState, Revived};
 use crate::info::VERSION;
 use crate::outbox::Key;
 use crate::time::Now;
@@ -43,48 +44,57 @@ const SCHEMA: u32 = 1;
 /// a frame of the protocol (1 MiB), and it must not stop anybody's deploy.
 const LARGE: usize = 256 * 1024;
 
+/// What a connection with a subscription or two takes in memory, about.
+const CONNECTION_BYTES: usize = 4 * 1024;
+
+/// The most memory that is made ready before a handover: for 16,384 connections.
+const WARM_BYTES: usize = 64 * 1024 * 1024;
+
+/// Smaller than what the allocator would map apart and unmap again (128 KiB with glibc).
+const WARM_BLOCK: usize = 64 * 1024;
+
 /// How long a handover waits for what is being kept. Nothing is frozen yet, but nobody is served either.
 const SETTLING: Duration = Duration::from_millis(150);
 
-/// What travels with a descriptor.
+/// What travels with a descriptor. `C` is what a connection leaves as or arrives as.
 #[derive(Debug, Serialize, Deserialize)]
-enum Travelling {
+enum Travelling<'a, C> {
     /// Its state.
-    Here(SocketState),
+    Here(SocketState<'a, C>),
     /// Its state is the one with this number in [`Shared::large`].
     Beside(usize),
 }
 
 /// What travels beside the connections.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Shared {
+#[derive(Debug, Serialize, Deserialize)]
+struct Shared<'a, C> {
     engine: EngineState,
-    large: Vec<Option<SocketState>>,
+    large: Vec<Option<SocketState<'a, C>>>,
 }
 
 /// One socket, as it travels.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct SocketState {
+struct SocketState<'a, C> {
     unix: bool,
     peer: Option<IpAddr>,
     /// Bytes that its peer has not been sent yet.
     #[serde(with = "serde_bytes")]
     unsent: Vec<u8>,
-    speaks: Speaks,
+    speaks: Speaks<'a, C>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Speaks {
+enum Speaks<'a, C> {
     Http {
-        decoder: wire::Decoder,
+        decoder: Cow<'a, wire::Decoder>,
         served: bool,
     },
     WebSocket {
-        decoder: websocket::Decoder,
-        connection: Box<ConnectionState>,
+        decoder: Cow<'a, websocket::Decoder>,
+        connection: Box<C>,
     },
     Echo {
-        decoder: websocket::Decoder,
+        decoder: Cow<'a, websocket::Decoder>,
         deflate: bool,
     },
 }
@@ -93,7 +103,51 @@ enum Speaks {
 struct Taken {
     listeners: Vec<(Address, Door, OwnedFd)>,
     engine: EngineState,
-    sockets: Vec<(OwnedFd, SocketState, Option<Revived>)>,
+    sockets: Vec<Heir>,
+}
+
+/// One socket that came.
+struct Heir {
+    fd: OwnedFd,
+    unix: bool,
+    peer: Option<IpAddr>,
+    unsent: Vec<u8>,
+    kind: Kind,
+    connection: Option<Revived>,
+}
+
+impl SocketState<'_, Arrival> {
+    fn revive(self, fd: OwnedFd) -> Result<Heir, String> {
+        let mut connection = None;
+        let kind = match self.speaks {
+            Speaks::WebSocket {
+                decoder,
+                connection: arrival,
+            } => {
+                let Arrival(revived) = *arrival;
+                connection =
+                    Some(revived.map_err(|why| format!("{:#}", anyhow::Error::from(why)))?);
+                Kind::WebSocket(decoder.into_owned())
+            }
+            Speaks::Echo { decoder, deflate } => Kind::Echo(Box::new(Echo {
+                decoder: decoder.into_owned(),
+                deflate,
+            })),
+            Speaks::Http { decoder, served } => Kind::Http(Box::new(Http {
+                decoder: decoder.into_owned(),
+                served,
+                ..Http::default()
+            })),
+        };
+        Ok(Heir {
+            fd,
+            unix: self.unix,
+            peer: self.peer,
+            unsent: self.unsent,
+            kind,
+            connection,
+        })
+    }
 }
 
 /// This process's part in handovers.
@@ -339,7 +393,7 @@ impl Server {
         self.hub.outboxes.get(key).len() + buffered > LARGE
     }
 
-    fn export(&self, now: Now, key: Key) -> SocketState {
+    fn export(&self, now: Now, key: Key) -> SocketState<'_, ConnectionState<'_>> {
         let socket = &self.sockets[key];
         let outbox = self.hub.outboxes.get(key);
         let mut unsent = Vec::with_capacity(outbox.len());
@@ -354,10 +408,10 @@ impl Server {
         }
     }
 
-    fn speaks(&self, now: Now, key: Key) -> Speaks {
+    fn speaks(&self, now: Now, key: Key) -> Speaks<'_, ConnectionState<'_>> {
         match &self.sockets[key].kind {
             Kind::WebSocket(decoder) => Speaks::WebSocket {
-                decoder: decoder.clone(),
+                decoder: Cow::Borrowed(decoder),
                 connection: Box::new(
                     self.hub
                         .export(now, key)
@@ -365,15 +419,15 @@ impl Server {
                 ),
             },
             Kind::Echo(echo) => Speaks::Echo {
-                decoder: echo.decoder.clone(),
+                decoder: Cow::Borrowed(&echo.decoder),
                 deflate: echo.deflate,
             },
             Kind::Http(http) => Speaks::Http {
-                decoder: http.decoder.clone(),
+                decoder: Cow::Borrowed(&http.decoder),
                 served: http.served,
             },
             Kind::Ending { .. } => Speaks::Http {
-                decoder: wire::Decoder::new(),
+                decoder: Cow::Owned(wire::Decoder::new()),
                 served: true,
             },
         }
@@ -426,7 +480,12 @@ impl Server {
         let desk = &succession.desk;
         let offered =
             successor::connect(&succession.place.handover, desk.settings(), desk.observer());
-        let taken = offered.and_then(|offered| offered.take(revive));
+        let taken = offered.and_then(|offered| {
+            // Nobody is frozen before `take`.
+            let _warm = warm(offered.connections() as usize);
+            self.make_room(offered.connections() as usize);
+            offered.take(revive)
+        });
         let taken = taken.map(|(taken, receipt)| {
             info!(
                 connections = receipt.transferred,
@@ -447,6 +506,12 @@ impl Server {
         }
     }
 
+    /// For so many more connections.
+    fn make_room(&mut self, connections: usize) {
+        self.sockets.reserve(connections);
+        self.hub.make_room(connections);
+    }
+
     fn adopt(&mut self, now: Now, taken: Taken) {
         for (address, door, fd) in taken.listeners {
             let entry = self.listeners.vacant_entry();
@@ -459,26 +524,22 @@ impl Server {
             }
         }
         self.hub.import_engine(now, taken.engine);
-        for (fd, state, revived) in taken.sockets {
-            self.adopt_socket(now, fd, state, revived);
+        for heir in taken.sockets {
+            self.adopt_socket(now, heir);
         }
         self.hub.imported(now);
         self.courier.begin();
     }
 
-    fn adopt_socket(
-        &mut self,
-        now: Now,
-        fd: OwnedFd,
-        state: SocketState,
-        revived: Option<Revived>,
-    ) {
-        let SocketState {
+    fn adopt_socket(&mut self, now: Now, heir: Heir) {
+        let Heir {
+            fd,
             unix,
             peer,
             unsent,
-            speaks,
-        } = state;
+            kind,
+            connection,
+        } = heir;
         let mut stream = Stream::from_fd(fd, unix);
         let entry = self.sockets.vacant_entry();
         let key = entry.key();
@@ -492,15 +553,7 @@ impl Server {
             serial: self.last_serial,
         };
         let mut socket = Socket::new(stream, client.serial, peer, false);
-        socket.kind = match speaks {
-            Speaks::WebSocket { decoder, .. } => Kind::WebSocket(decoder),
-            Speaks::Echo { decoder, deflate } => Kind::Echo(Box::new(Echo { decoder, deflate })),
-            Speaks::Http { decoder, served } => Kind::Http(Box::new(Http {
-                decoder,
-                served,
-                ..Http::default()
-            })),
-        };
+        socket.kind = kind;
         if let Kind::Http(_) = socket.kind {
             socket.deadline = Some(now.mono + self.settings.limits.handshake);
         }
@@ -511,8 +564,8 @@ impl Server {
             self.hub.outboxes.make_room(key, unsent.len());
             self.hub.outboxes.force(key, unsent.into());
         }
-        if let Some(revived) = revived {
-            self.hub.import(now.mono, client, revived);
+        if let Some(connection) = connection {
+            self.hub.import(now.mono, client, connection);
         }
         self.look_at(now, client);
         // What came before the freeze may be complete, and the kernel may have more.
@@ -530,12 +583,25 @@ fn travels(socket: &Socket) -> bool {
     !over && !socket.operations
 }
 
+/// Has the allocator hold memory for so many connections, in pages that the kernel has already given: the first touch of
+/// each is a fault, and a thousand of them take some milliseconds, better before anything is frozen. As long as the result
+/// lives, it stays: what is free at the end of the heap would go back to the kernel.
+fn warm(connections: usize) -> Option<Vec<u8>> {
+    let blocks = (connections * CONNECTION_BYTES).min(WARM_BYTES) / WARM_BLOCK;
+    // Written, as what is only reserved has no pages.
+    let mut blocks: Vec<_> = (0..=blocks).map(|_| vec![1; WARM_BLOCK]).collect();
+    blocks.pop()
+}
+
 /// Reads everything that came; what can't be read calls the handover off.
-fn revive(inheritance: Inheritance<Travelling>) -> Result<Taken, String> {
-    let mut shared: Shared = match postcard::from_bytes(&inheritance.shared) {
+fn revive(inheritance: Inheritance<Travelling<'static, Arrival>>) -> Result<Taken, String> {
+    let mut shared: Shared<'static, Arrival> = match postcard::from_bytes(&inheritance.shared) {
         Ok(shared) => shared,
         // The predecessor died in the middle of it.
-        Err(_) if !inheritance.complete => Shared::default(),
+        Err(_) if !inheritance.complete => Shared {
+            engine: EngineState::default(),
+            large: Vec::new(),
+        },
         Err(error) => return Err(format!("the state of the service can't be read: {error}")),
     };
     let listeners = inheritance.listeners.into_iter().map(|(name, fd)| {
@@ -556,16 +622,7 @@ fn revive(inheritance: Inheritance<Travelling>) -> Result<Taken, String> {
                 None => return Err(format!("the state number {number} is missing")),
             },
         };
-        let revived = match &state.speaks {
-            Speaks::WebSocket { connection, .. } => {
-                let revived = connection
-                    .revive()
-                    .map_err(|why| format!("{:#}", anyhow::Error::from(why)))?;
-                Some(revived)
-            }
-            _ => None,
-        };
-        sockets.push((fd, state, revived));
+        sockets.push(state.revive(fd)?);
     }
     Ok(Taken {
         listeners,
