@@ -231,11 +231,30 @@ fn handed_over(cloud: &Cloud) -> Result<(), String> {
     done(cloud, &service)
 }
 
+/// The size of what is largest of all that a host has downloaded.
+fn largest_blob(host: &Value) -> u64 {
+    let blobs = format!("/proc/{}/root/var/lib/porter/blobs", host["pid"]);
+    let blobs = std::fs::read_dir(&blobs).unwrap_or_else(|error| panic!("{blobs}: {error}"));
+    blobs
+        .map(|blob| blob.and_then(|it| it.metadata()).expect("a file").len())
+        .max()
+        .unwrap_or(0)
+}
+
 fn swap_under_load(cloud: &Cloud) -> Result<(), String> {
     let service = provisioned(cloud, "swap");
     all_serve(cloud, &service, "v1");
     let hosts = hosts_of(cloud, &service);
     assert_eq!(hosts.len(), 3);
+    // Simulated hosts share an engine: who finds there at boot what another one has just loaded does not download it.
+    let server = std::fs::metadata(service.path().join("server"));
+    let layer = server.expect("the server").len() / 8;
+    let had_layer: BTreeSet<_> = hosts
+        .iter()
+        .filter(|host| largest_blob(host) > layer)
+        .map(|host| text(&host["instance"]))
+        .collect();
+    assert!(!had_layer.is_empty(), "somebody downloaded it");
     service.packed(cloud, "v2");
 
     let load = Load::on(&hosts.iter().map(url).collect::<Vec<_>>());
@@ -311,14 +330,13 @@ fn swap_under_load(cloud: &Cloud) -> Result<(), String> {
         );
     }
     // D-PAY-6: the server's layer was there already; only the layer with the version travels.
-    let server = std::fs::metadata(service.path().join("server"))
-        .expect("the server")
-        .len();
-    assert!(
-        report["bytes"]["downloaded"].as_u64().expect("bytes") < server / 4,
-        "{}",
-        report["bytes"]
-    );
+    for host in reported {
+        let bytes = host["bytes"].as_u64().expect("bytes");
+        assert!(
+            bytes < layer || !had_layer.contains(&text(&host["instance"])),
+            "{host}"
+        );
+    }
     // D-HOST-6 to D-HOST-8: one container a host is left.
     for host in &hosts {
         assert_eq!(containers(&text(&host["instance"])).len(), 1);
