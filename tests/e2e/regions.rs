@@ -85,8 +85,8 @@ fn refusing_cloudformation(upstream: &str, refusal: Refusal) -> String {
     format!("http://{address}")
 }
 
-/// The running hosts of the service in one region.
-fn hosts_in(cloud: &Cloud, service: &Service, region: &str) -> Vec<Value> {
+/// The hosts of the service in one region, in whatever state.
+fn all_hosts_in(cloud: &Cloud, service: &Service, region: &str) -> Vec<Value> {
     // The emulator gives both regions' groups one name, so the region tells them apart.
     let stack = service.stack_in(region);
     let name = stack.split('/').nth(1).expect("a stack name").to_owned();
@@ -94,8 +94,14 @@ fn hosts_in(cloud: &Cloud, service: &Service, region: &str) -> Vec<Value> {
         .hosts()
         .into_iter()
         .filter(|h| h["region"] == region && text(&h["group"]).starts_with(&name))
-        .filter(|h| h["state"] == "running")
         .collect()
+}
+
+/// Those that run.
+fn hosts_in(cloud: &Cloud, service: &Service, region: &str) -> Vec<Value> {
+    let mut hosts = all_hosts_in(cloud, service, region);
+    hosts.retain(|host| host["state"] == "running");
+    hosts
 }
 
 fn serves(cloud: &Cloud, service: &Service, region: &str, version: &str) {
@@ -122,10 +128,11 @@ fn done(cloud: &Cloud, service: &Service, regions: &[&'static str]) -> Result<()
     for region in regions {
         cloud.delete_stack_in(region, &service.stack_in(region));
     }
+    // A host that no longer runs still has its images removed, which could take a layer out of the next test's build.
     let gone = || {
         let mut regions = regions.iter();
         regions
-            .all(|r| hosts_in(cloud, service, r).is_empty())
+            .all(|r| all_hosts_in(cloud, service, r).is_empty())
             .then_some(())
     };
     eventually("the stacks' hosts are gone", Duration::from_secs(60), gone);
