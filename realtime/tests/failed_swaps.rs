@@ -310,6 +310,13 @@ fn a_server_that_is_given_nonsense_gives_it_back() {
     for nonsense in [vec![0xFF; 3], vec![0; 100], vec![1; 1000]] {
         give(&held.shared, &nonsense).expect_err("that is no state");
     }
+    // Well-formed, but this version reads the token in another way than the one that wrote it.
+    let mut other = state.clone();
+    let token = (other.windows(2).position(|it| it == b"{\"")).expect("the payload of the token");
+    other[token] = b'[';
+    let failure = give(&held.shared, &other).expect_err("the token can't be read");
+    let said = failure.to_string();
+    assert!(said.contains("the claims of connection"), "{said}");
     let status = service.await_status("second", |it| it.role == Role::Waiting);
     assert_eq!(status.connections, 0);
     give(&held.shared, state).expect("nothing stands against it");

@@ -152,10 +152,10 @@ impl Hub {
 
     /// The state of a connection at this moment.
     pub fn export(&self, now: Now, key: Key) -> Option<ConnectionState<'_>> {
-        let connection = self.connection(key)?;
         fn text(json: &Option<Json>) -> Option<Cow<'_, str>> {
             json.as_ref().map(|json| Cow::from(json.as_str()))
         }
+        let connection = self.connection(key)?;
         let subscriptions = connection.subscriptions.iter().filter_map(|subscription| {
             Some(SubscriptionState {
                 channel: Cow::from(&*self.channels.get(subscription.channel)?.name),
