@@ -167,8 +167,8 @@ fn a_successor_that_panics_at_any_phase_leaves_everything_where_it_was() {
         .expect_err("it says no")
     });
     assert_eq!(refused.receipt.phase, Some(Phase::Sealed));
-    let status = service.status("first").and_then(|it| it.last);
-    let cause = status.and_then(|it| it.cause).unwrap_or_default();
+    let status = service.await_status("first", |it| it.role == Role::Serving);
+    let cause = (status.last.and_then(|it| it.cause)).unwrap_or_default();
     assert!(cause.contains("not today"), "{cause}");
     serves_on(&service, "a refusal");
     room.keeps_talking(|| service.swap("second"));

@@ -148,11 +148,29 @@ impl Service {
         }
     }
 
-    /// Has a process take over, and gives its receipt.
+    /// Has a process take over, and gives its receipt once the other one has done its part, too: whoever took over may say
+    /// so before the other one has let go.
     pub fn take_over(&self, name: &str) -> Receipt {
-        match self.ask(name, Request::TakeOver {}) {
+        let receipt = match self.ask(name, Request::TakeOver {}) {
             Some(Answer::Receipt(receipt)) => receipt,
             other => panic!("no receipt from {name}: {other:?}"),
+        };
+        self.await_nobody_giving();
+        receipt
+    }
+
+    /// Waits until no process that answers is in the middle of giving.
+    fn await_nobody_giving(&self) {
+        for entry in std::fs::read_dir(self.dir()).expect("it can be read") {
+            let name = entry.expect("it can be read").file_name();
+            let Some(name) = name.to_str().and_then(|it| it.strip_suffix(".control")) else {
+                continue;
+            };
+            let begun = Instant::now();
+            while self.status(name).is_some_and(|it| it.role == Role::Giving) {
+                assert!(begun.elapsed() < PATIENCE, "{name} does not let go");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
