@@ -231,9 +231,10 @@ impl Records {
 /// An octal field, or GNU's binary form for large values.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
-        let high = field.len() - 8;
-        let fits = field[0] == 0x80 && field[1..high].iter().all(|b| *b == 0);
-        return fits.then(|| field[high..].iter().fold(0, |n, b| n << 8 | u64::from(*b)));
+        let digits = &field[1..];
+        let (high, low) = digits.split_at(digits.len().saturating_sub(8));
+        let fits = field[0] == 0x80 && high.iter().all(|b| *b == 0);
+        return fits.then(|| low.iter().fold(0, |n, b| n << 8 | u64::from(*b)));
     }
     let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
     if text.is_empty() {
@@ -372,6 +373,19 @@ mod tests {
             // The checksum's own padding is the one thing that may be written in several ways.
             prop_assert!(layer(Cursor::new(&tar), io::sink()).is_err() || CHECKSUM.contains(&at));
         }
+    }
+
+    #[test]
+    fn a_number_in_binary_form_may_be_in_a_field_of_any_length() {
+        let mut field = [0; 12];
+        (field[0], field[10], field[11]) = (0x80, 1, 2);
+        assert_eq!(number(&field), Some(258));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 1, 2]), Some(258));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, b'2', 0]), Some(12_800));
+        // Too large for what is done with it, or negative.
+        field[3] = 1;
+        assert_eq!(number(&field), None);
+        assert_eq!(number(&[0xFF; 8]), None);
     }
 
     #[test]
