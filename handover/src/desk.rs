@@ -9,7 +9,7 @@ use crate::{
     control::{Answer, Conversation, Request, Role, Status},
     failure::{Cause, Failure},
     phase::{Observer, Phase, Side},
-    predecessor::{self, Asked, Counts, Ending},
+    predecessor::{self, Asked, Counts, Ending, Precopied},
     receipt::Receipt,
     settings::Settings,
     successor::{self, Inheritance},
@@ -36,9 +36,16 @@ use std::{
 /// Conversations at a time; a further one is closed at once.
 const MAX_CONVERSATIONS: usize = 16;
 
+/// How long a successor's offer waits for what it may be told in advance. A loop that is busier than that tells nothing:
+/// everything is told in the freeze, then.
+const TELLS_WITHIN: Duration = Duration::from_millis(500);
+
 /// Something that only the loop can decide.
 #[derive(Debug)]
 pub enum Event {
+    /// A successor will ask in a moment: what never changes may be [told](Telling::tell) already. Dropping this is having
+    /// nothing to tell.
+    Telling(Telling),
     /// A successor is ready, and waits: freeze, and [`Asked::give`] it everything, within `Deadlines::freeze`; then
     /// [`Desk::gave`]. While everything is frozen the loop has nothing else to do, and may do that itself.
     Asked(Box<Asked>),
@@ -47,6 +54,26 @@ pub enum Event {
     TakeOver,
     /// The leader says `retire`, and has been answered: end.
     Retire,
+}
+
+/// A successor that can be told something before the freeze.
+#[derive(Debug)]
+pub struct Telling {
+    schema: u32,
+    reply: Sender<Precopied>,
+}
+
+impl Telling {
+    /// The version in which to write.
+    pub fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    /// Tells it. Whether it came in time, [`Asked::precopied`] says.
+    pub fn tell(self, precopied: Precopied) {
+        // Too late: nobody waits for it.
+        let _ = self.reply.send(precopied);
+    }
 }
 
 /// Owned by the loop, which polls it: it is readable when [`Desk::next`] has something.
@@ -285,11 +312,17 @@ impl Shared {
                 "this process does not serve, or is being taken over already",
             );
         };
-        match predecessor::answer(
+        let precopy = |schema| {
+            let (reply, told) = mpsc::channel();
+            self.tell(Event::Telling(Telling { schema, reply }));
+            told.recv_timeout(TELLS_WITHIN).unwrap_or_default()
+        };
+        match predecessor::answer_telling(
             stream,
             now,
             &self.settings,
             self.observer(Side::Predecessor),
+            precopy,
         ) {
             Ok(asked) => {
                 self.state().status.role = Role::Giving;

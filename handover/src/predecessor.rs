@@ -31,6 +31,16 @@ pub struct Counts {
     pub connections: u32,
 }
 
+/// State that does not change any more, and is told before the freeze, so that it costs no client any time: the successor
+/// reads it while everybody is served. What of it no longer exists at the freeze is left unused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Precopied {
+    /// In the service's own encoding, in the version that was agreed upon.
+    pub bytes: Vec<u8>,
+    /// By which the service knows again what it told, see [`Asked::precopied`].
+    pub mark: u64,
+}
+
 /// A successor has asked, and waits for the service to freeze. Dropping this is giving up: the service serves on.
 #[derive(Debug)]
 pub struct Asked {
@@ -38,6 +48,7 @@ pub struct Asked {
     word: OwnWord,
     peer: PeerWord,
     room: u64,
+    precopied: Option<u64>,
 }
 
 /// The successor has everything and has accepted it. Dropping this is giving up: the service serves on.
@@ -70,7 +81,7 @@ pub fn refuse(stream: UnixStream, why: &str) {
 
 /// Talks to a successor that has connected to the handover socket, up to the point where the service has to freeze.
 ///
-/// Blocks for `Deadlines::hello` at most. `now` is what the service would hand over at this moment.
+/// Blocks for `Deadlines::hello` at most, for every frame. `now` is what the service would hand over at this moment.
 ///
 /// # Errors
 /// Anything: a stranger, silence, no common schema, a descriptor limit that is too low. Nothing has been frozen.
@@ -80,14 +91,30 @@ pub fn answer(
     settings: &Settings,
     observer: Observer,
 ) -> Result<Asked, Failure> {
+    answer_telling(stream, now, settings, observer, |_| Precopied::default())
+}
+
+/// As [`answer`], and tells the successor something in advance, in the version of the state that is given to `precopy`.
+/// More than `Limits::precopy` is not told.
+///
+/// # Errors
+/// As [`answer`].
+pub fn answer_telling(
+    stream: UnixStream,
+    now: Counts,
+    settings: &Settings,
+    observer: Observer,
+    precopy: impl FnOnce(u32) -> Precopied,
+) -> Result<Asked, Failure> {
     let mut session = Session::new(stream, settings.clone(), observer)
         .map_err(|cause| cause.at_once(Side::Predecessor))?;
-    match greet(&mut session, now) {
-        Ok((word, peer, room)) => Ok(Asked {
+    match greet(&mut session, now, precopy) {
+        Ok(greeted) => Ok(Asked {
             session,
-            word,
-            peer,
-            room,
+            word: greeted.word,
+            peer: greeted.peer,
+            room: greeted.room,
+            precopied: greeted.precopied,
         }),
         Err(cause) => {
             // A successor that has given up has nothing to be told.
@@ -99,7 +126,19 @@ pub fn answer(
     }
 }
 
-fn greet(session: &mut Session, now: Counts) -> Result<(OwnWord, PeerWord, u64), Cause> {
+/// What is known of a successor that waits for the freeze.
+struct Greeted {
+    word: OwnWord,
+    peer: PeerWord,
+    room: u64,
+    precopied: Option<u64>,
+}
+
+fn greet(
+    session: &mut Session,
+    now: Counts,
+    precopy: impl FnOnce(u32) -> Precopied,
+) -> Result<Greeted, Cause> {
     session.check_peer()?;
     let limit = session.settings.deadlines.hello;
     let mut buffer = Vec::new();
@@ -121,13 +160,21 @@ fn greet(session: &mut Session, now: Counts) -> Result<(OwnWord, PeerWord, u64),
     enough(room, now)?;
 
     let word = OwnWord::new()?;
+    let Precopied { mut bytes, mark } = precopy(schema);
+    if bytes.len() as u64 > session.settings.limits.precopy {
+        bytes.clear();
+    }
     let offer = Message::Offer(Offer {
         schema,
         reads,
         listeners: now.listeners,
         connections: now.connections,
+        precopy: bytes.len() as u64,
     });
     session.send(&offer, &[word.reading_end()], limit)?;
+    for piece in session.pieces(&bytes) {
+        session.send(&Message::Precopy(piece.into()), &[], limit)?;
+    }
     session.pass(Phase::Offered);
     match session.receive(&mut buffer, limit, "begin")? {
         (Message::Begin, _) => {}
@@ -135,13 +182,23 @@ fn greet(session: &mut Session, now: Counts) -> Result<(OwnWord, PeerWord, u64),
     }
     session.freeze();
     session.pass(Phase::Begun);
-    Ok((word, peer, room))
+    Ok(Greeted {
+        word,
+        peer,
+        room,
+        precopied: (!bytes.is_empty()).then_some(mark),
+    })
 }
 
 impl Asked {
     /// The version in which the service has to write its state.
     pub fn schema(&self) -> u32 {
         self.session.account.schema.expect("set before the offer")
+    }
+
+    /// The mark of what the successor has been told in advance, and has read.
+    pub fn precopied(&self) -> Option<u64> {
+        self.precopied
     }
 
     /// Gives nothing, because the service can't at this moment; the successor is told why. Nothing has been frozen.
@@ -230,7 +287,7 @@ impl Asked {
             transfer.send(&Message::Listeners(names).encode()?, &fds, "listeners")?;
             sealed.listeners = counts.listeners;
         }
-        for piece in shared.chunks(limits.frame.clamp(1, crate::wire::MAX_BODY)) {
+        for piece in transfer.session.pieces(shared) {
             transfer.send(&Message::Shared(piece.into()).encode()?, &[], "shared")?;
             sealed.shared += piece.len() as u64;
         }

@@ -7,7 +7,7 @@ use crate::{
     phase::{Observer, Phase, Side},
     receipt::{End, Receipt},
     settings::Settings,
-    wire::{HEADER, Header, Message},
+    wire::{HEADER, Header, MAX_BODY, Message},
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -71,6 +71,11 @@ impl Session {
             received: 0,
             account: Account::default(),
         })
+    }
+
+    /// Bytes that may be more than a frame carries.
+    pub(crate) fn pieces<'a>(&self, bytes: &'a [u8]) -> std::slice::Chunks<'a, u8> {
+        bytes.chunks(self.settings.limits.frame.clamp(1, MAX_BODY))
     }
 
     pub(crate) fn check_peer(&self) -> Result<(), Cause> {

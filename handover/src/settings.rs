@@ -36,6 +36,8 @@ pub struct Limits {
     pub frame: usize,
     /// Bytes of all bodies together.
     pub total: u64,
+    /// Bytes of what is told before the freeze. A predecessor that has more tells nothing then, and everything later.
+    pub precopy: u64,
     /// Connections.
     pub connections: u32,
     /// Listeners; at most 253, since they travel in one frame.
@@ -47,6 +49,7 @@ impl Default for Limits {
         Self {
             frame: crate::wire::MAX_BODY,
             total: 1 << 30,
+            precopy: 1 << 26,
             connections: 1 << 16,
             listeners: 64,
         }

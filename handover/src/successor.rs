@@ -30,6 +30,7 @@ pub struct Offered {
     word: OwnWord,
     peer: PeerWord,
     offer: Offer,
+    precopied: Vec<u8>,
 }
 
 /// What has come. Listeners and connections are in the order in which the predecessor sent them.
@@ -80,11 +81,12 @@ pub fn ask(
     let mut session = Session::new(stream, settings.clone(), observer)
         .map_err(|cause| cause.at_once(Side::Successor))?;
     match greet(&mut session) {
-        Ok((word, peer, offer)) => Ok(Offered {
+        Ok((word, peer, offer, precopied)) => Ok(Offered {
             session,
             word,
             peer,
             offer,
+            precopied,
         }),
         Err(cause) => {
             if !matches!(cause, Cause::Ended | Cause::Refused(_) | Cause::GaveUp(_)) {
@@ -95,7 +97,7 @@ pub fn ask(
     }
 }
 
-fn greet(session: &mut Session) -> Result<(OwnWord, PeerWord, Offer), Cause> {
+fn greet(session: &mut Session) -> Result<(OwnWord, PeerWord, Offer, Vec<u8>), Cause> {
     session.check_peer()?;
     session.pass(Phase::Connected);
     let limit = session.settings.deadlines.hello;
@@ -132,12 +134,25 @@ fn greet(session: &mut Session) -> Result<(OwnWord, PeerWord, Offer), Cause> {
         offer.connections.into(),
         limits.connections.into(),
     )?;
+    within("bytes told in advance", offer.precopy, limits.precopy)?;
     descriptors::make_room(u64::from(offer.connections) + u64::from(offer.listeners));
     session.account.schema = Some(offer.schema);
     session.account.reversible = common(&schemas.writes, &offer.reads).is_some();
     session.account.offered = offer.connections;
+    let mut precopied = Vec::new();
+    while (precopied.len() as u64) < offer.precopy {
+        match session.receive(&mut buffer, limit, "what is told in advance")? {
+            (Message::Precopy(piece), _) if !piece.is_empty() => precopied.extend(&*piece),
+            (other, _) => return Err(Cause::out_of_order("precopy", &other)),
+        }
+    }
+    within(
+        "bytes told in advance",
+        precopied.len() as u64,
+        offer.precopy,
+    )?;
     session.pass(Phase::Offered);
-    Ok((word, peer, offer))
+    Ok((word, peer, offer, precopied))
 }
 
 /// Why receiving ended before the commit.
@@ -176,6 +191,17 @@ impl Offered {
     /// How many listeners it has.
     pub fn listeners(&self) -> u32 {
         self.offer.listeners
+    }
+
+    /// What the predecessor has told in advance, once: to be read before [`Offered::take`], while everybody is served.
+    /// Empty if there was nothing.
+    pub fn precopied(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.precopied)
+    }
+
+    /// Takes nothing, because the service can't; the predecessor is told why. Nothing has been frozen.
+    pub fn decline(self, why: String) -> Failure {
+        self.give_up(Cause::Service(why))
     }
 
     /// Has the predecessor freeze, receives everything, lets the service accept it, and takes the commit.

@@ -71,11 +71,12 @@ pub enum Kind {
     Sealed = 9,
     Ready = 10,
     Abort = 11,
+    Precopy = 12,
 }
 
 impl Kind {
     /// Every kind, in the order of the protocol.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Hello,
         Kind::Offer,
         Kind::Refuse,
@@ -87,6 +88,7 @@ impl Kind {
         Kind::Sealed,
         Kind::Ready,
         Kind::Abort,
+        Kind::Precopy,
     ];
 
     /// Its name in messages and in the specification.
@@ -103,6 +105,7 @@ impl Kind {
             Kind::Sealed => "sealed",
             Kind::Ready => "ready",
             Kind::Abort => "abort",
+            Kind::Precopy => "precopy",
         }
     }
 
@@ -190,6 +193,8 @@ pub struct Offer {
     pub listeners: u32,
     /// Connections at this moment; nothing is frozen, so the count may still change.
     pub connections: u32,
+    /// Bytes of state that come at once, before anything is frozen.
+    pub precopy: u64,
 }
 
 /// What was sent, all in all.
@@ -216,6 +221,8 @@ pub enum Message<'a> {
     Refuse(String),
     /// Successor → predecessor: freeze, and send.
     Begin,
+    /// Predecessor → successor, behind the offer: a piece of what can be told before anything is frozen.
+    Precopy(Cow<'a, [u8]>),
     /// Predecessor → successor: the names of the listeners, in the order of the descriptors.
     Listeners(Vec<String>),
     /// Predecessor → successor: a piece of the state that belongs to no connection.
@@ -247,6 +254,7 @@ impl<'a> Message<'a> {
             Message::Sealed(_) => Kind::Sealed,
             Message::Ready => Kind::Ready,
             Message::Abort(_) => Kind::Abort,
+            Message::Precopy(_) => Kind::Precopy,
         }
     }
 
@@ -276,7 +284,7 @@ impl<'a> Message<'a> {
             Message::Refuse(text) | Message::Abort(text) => body.push(cut(text)),
             Message::Begin | Message::Ready => {}
             Message::Listeners(names) => names.iter().for_each(|name| body.push(name)),
-            Message::Shared(bytes) => body.bytes.extend_from_slice(bytes),
+            Message::Shared(bytes) | Message::Precopy(bytes) => body.bytes.extend_from_slice(bytes),
             Message::Connections(states) => states.iter().for_each(|state| body.push_blob(state)),
             Message::Ack(count) => body.push(count),
             Message::Sealed(sealed) => body.push(sealed),
@@ -323,6 +331,7 @@ impl<'a> Message<'a> {
                     .collect::<Result<_, _>>()?,
             ),
             Kind::Shared => Message::Shared(std::mem::take(&mut rest.bytes).into()),
+            Kind::Precopy => Message::Precopy(std::mem::take(&mut rest.bytes).into()),
             Kind::Connections => Message::Connections(
                 (0..descriptors)
                     .map(|_| rest.take_blob())

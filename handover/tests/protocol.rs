@@ -4,7 +4,7 @@
 
 use handover::{
     Cause, Deadlines, End, Failure, Limits, Phase, Receipt, Schemas, Settings,
-    predecessor::{self, Counts, Ending},
+    predecessor::{self, Counts, Ending, Precopied},
     successor::{self, Inheritance},
     unobserved,
     wire::{HEADER, Header, Hello, Kind, Message, Offer},
@@ -149,6 +149,113 @@ fn listeners_shared_state_and_connections_cross_in_order() {
     assert_eq!(name, "public");
     UnixListener::from(fd).accept().unwrap();
     drop(waiting);
+}
+
+/// What never changes is told before the freeze, in pieces if need be, and the mark says what was told.
+#[test]
+fn what_is_told_in_advance_is_there_before_anything_is_frozen() {
+    for length in [0, 1, 3_000_000] {
+        let told = vec![9; length];
+        let (a, b) = UnixStream::pair().unwrap();
+        let expected = told.clone();
+        let successor = thread::spawn(move || {
+            let mut offered = successor::ask(b, &settings(), unobserved()).unwrap();
+            assert!(offered.precopied() == expected);
+            assert!(offered.precopied().is_empty(), "it is there once");
+            offered.take::<State, _>(Ok).unwrap()
+        });
+        let asked =
+            predecessor::answer_telling(a, counts(0), &settings(), unobserved(), |schema| {
+                assert_eq!(schema, 1);
+                Precopied {
+                    bytes: told,
+                    mark: 7,
+                }
+            })
+            .unwrap();
+        assert_eq!(asked.precopied(), (length > 0).then_some(7));
+        let Ending::Released(receipt) = asked.give(&[], &[], with_states(&[])) else {
+            panic!("not released");
+        };
+        assert_eq!(receipt.bytes, 0, "only what is told in the freeze counts");
+        successor.join().unwrap();
+    }
+}
+
+/// A successor that can't read it refuses in time: nobody waited.
+#[test]
+fn what_was_told_in_advance_may_be_declined_before_anything_is_frozen() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let successor = thread::spawn(move || {
+        let offered = successor::ask(b, &settings(), unobserved()).unwrap();
+        offered.decline("it is in an unknown script".into())
+    });
+    let told = |_| Precopied {
+        bytes: vec![1],
+        mark: 7,
+    };
+    let failure = predecessor::answer_telling(a, counts(0), &settings(), unobserved(), told);
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.phase, Some(Phase::Offered));
+    assert_eq!(failure.receipt.frozen_ms, 0.0);
+    assert!(failure.to_string().contains("unknown script"), "{failure}");
+    let failure = successor.join().unwrap();
+    assert!(matches!(failure.cause, Cause::Service(_)), "{failure}");
+}
+
+/// More than the limit is not told, and not accepted: by whoever tells it, by whoever hears of it, and in pieces.
+#[test]
+fn what_is_told_in_advance_is_limited() {
+    let limited = |precopy| Settings {
+        limits: Limits {
+            precopy,
+            ..Limits::default()
+        },
+        ..settings()
+    };
+    let told = |_| Precopied {
+        bytes: vec![9; 11],
+        mark: 7,
+    };
+    let (a, b) = UnixStream::pair().unwrap();
+    let successor = thread::spawn(move || take_all(b, settings()).unwrap());
+    let asked = predecessor::answer_telling(a, counts(0), &limited(10), unobserved(), told);
+    let asked = asked.unwrap();
+    assert_eq!(asked.precopied(), None);
+    let ending = asked.give(&[], &[], with_states(&[]));
+    assert!(matches!(ending, Ending::Released(_)), "{ending:?}");
+    successor.join().unwrap();
+
+    let (a, b) = UnixStream::pair().unwrap();
+    let successor = thread::spawn(move || take_all(b, limited(10)).unwrap_err());
+    let refused = predecessor::answer_telling(a, counts(0), &settings(), unobserved(), told);
+    assert_eq!(refused.unwrap_err().receipt.frozen_ms, 0.0);
+    let failure = successor.join().unwrap().to_string();
+    assert!(
+        failure.contains("bytes told in advance is 11, over the limit of 10"),
+        "{failure}"
+    );
+
+    for pieces in [&[3, 3][..], &[0]] {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let successor = thread::spawn(move || take_all(b, settings()).unwrap_err());
+        assert_eq!(next_kind(&mut a), Kind::Hello);
+        let Message::Offer(offer) = offer() else {
+            unreachable!("it is one");
+        };
+        let offer = Message::Offer(Offer {
+            precopy: 5,
+            ..offer
+        });
+        let _word = send_with_word(&a, &offer);
+        for length in pieces {
+            let piece = Message::Precopy(vec![9; *length].into());
+            a.write_all(&piece.encode().unwrap()).unwrap();
+        }
+        let failure = successor.join().unwrap();
+        assert_eq!(failure.phase, Some(Phase::Connected), "{failure}");
+        assert_eq!(next_kind(&mut a), Kind::Abort);
+    }
 }
 
 #[test]
@@ -455,6 +562,7 @@ fn offer() -> Message<'static> {
         reads: vec![1],
         listeners: 1,
         connections: 1,
+        precopy: 0,
     })
 }
 

@@ -67,6 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             match event {
                 Event::Asked(asked) => keeper.give(*asked),
                 Event::TakeOver => drop(keeper.take_over()), // The leader is told.
+                Event::Telling(_) => {} // There is little to tell, and all of it changes.
                 Event::Retire => return Ok(()),
             }
         }
@@ -84,8 +85,7 @@ impl Keeper {
 
     /// Nothing in here reads from a client or writes to one, which is all that freezing takes.
     fn give(&mut self, asked: Asked) {
-        let listeners = self.listeners.iter();
-        let listeners: Vec<_> = listeners
+        let listeners: Vec<_> = (self.listeners.iter())
             .map(|(name, fd)| (&name[..], fd.as_fd()))
             .collect();
         let clients = self.clients.iter().map(|(fd, client)| (fd, client));

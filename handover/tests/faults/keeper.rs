@@ -5,6 +5,7 @@ use handover::{
     control::Role,
     desk::{Desk, Event},
     place::{self, Place},
+    predecessor::Precopied,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -189,6 +190,10 @@ impl Child {
                         }
                         Err(failure) => eprintln!("{failure}"),
                     },
+                    Event::Telling(telling) => telling.tell(Precopied {
+                        bytes: b"in advance".to_vec(),
+                        mark: 0,
+                    }),
                     Event::Retire => return,
                 }
             }
