@@ -204,6 +204,8 @@ pub struct Connection {
     pub entrusted: Option<Box<Entrusted>>,
     /// Messages to it are compressed (R-CONN-32).
     pub deflate: bool,
+    /// The mark of the last pre-copy that its claims were in (`docs/handover.md`); 0 if they were in none.
+    pub precopied: u64,
     /// Distinguishes connections that had the same number in the server's table one after the other.
     pub serial: u64,
 }

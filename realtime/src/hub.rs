@@ -109,6 +109,8 @@ pub struct Hub {
     tells: bool,
     happenings: Vec<Happening>,
     opened_in_second: (i64, usize),
+    /// How many successors have been told something in advance.
+    precopies: u64,
     tracer: Tracer,
 }
 
@@ -180,6 +182,7 @@ impl Hub {
             tells: false,
             happenings: Vec::new(),
             opened_in_second: (0, 0),
+            precopies: 0,
         };
         hub.set_tells(settings.events.any());
         hub

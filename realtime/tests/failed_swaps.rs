@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use handover::control::{Answer, Role};
-use handover::predecessor::{self, Counts, Ending};
+use handover::predecessor::{self, Counts, Ending, Precopied};
 use handover::successor::{self, Inheritance};
 use handover::{End, Failure, Phase, Receipt, Schemas, Settings, unobserved};
 use rustix::process::Signal;
@@ -257,15 +257,28 @@ fn a_server_that_is_given_nonsense_gives_it_back() {
     let mut service = Service::start();
     service.start_other("second");
     let path = service.dir().join("handover.sock");
-    let mut ana = service.first.connect(json!({
-        "uid": "ana", "channels": {"presence.room": {"subscribe": true, "messages": {"*": {"publish": true}}}},
-    }));
-    ana.subscribe("presence.room");
-    // Everything is taken from the first process, so that this one is the predecessor of the second.
-    let (held, _) = take(&path, &settings(), |_| (), Ok).expect("nothing stands against it");
-    let [(client, Raw(state))] = &held.connections[..] else {
-        panic!("one connection: {:?}", held.connections);
+    let connect = |uid: &str, umd: &str| {
+        let grants = json!({"subscribe": true, "messages": {"*": {"publish": true}}});
+        let mut client = (service.first)
+            .connect(json!({"uid": uid, "umd": umd, "channels": {"presence.room": grants}}));
+        client.subscribe_quietly("presence.room");
+        client
     };
+    let mut ana = connect("ana", "");
+    // The token of this one is too long to be told in advance, that of the next one comes too late for it.
+    let mut ben = connect("ben", &"x".repeat(1000));
+    // Everything is taken from the first process, so that this one is the predecessor of the second.
+    let mut offered = successor::connect(&path, &settings(), unobserved()).expect("it serves");
+    let told = offered.precopied();
+    let mut cleo = connect("cleo", "");
+    for client in [&mut ana, &mut ben, &mut cleo] {
+        drop(client.drain());
+    }
+    let (held, _) = offered.take(Ok).expect("nothing stands against it");
+    let [(client, Raw(state)), others @ ..] = &held.connections[..] else {
+        panic!("three connections: {:?}", held.connections);
+    };
+    assert_eq!(others.len(), 2);
     let listeners: Vec<_> = (held.listeners.iter())
         .map(|(name, fd)| (&name[..], fd.as_fd()))
         .collect();
@@ -273,17 +286,27 @@ fn a_server_that_is_given_nonsense_gives_it_back() {
         .find(|(name, _)| name.ends_with("handover.sock"))
         .expect("it travels with the others");
     let door: UnixListener = door.try_clone_to_owned().expect("a duplicate").into();
-    let give = |shared: &[u8], state: &[u8]| -> Result<Receipt, Failure> {
+    let give = |told: &[u8], shared: &[u8], state: &[u8]| -> Result<Receipt, Failure> {
         let order = service.order("second");
         let stream = accept(&door);
         let counts = Counts {
             listeners: listeners.len() as u32,
-            connections: 1,
+            connections: 3,
         };
-        let asked = predecessor::answer(stream, counts, &settings(), unobserved())
-            .expect("nothing stands against it");
-        let connections = [(client, Raw(state.to_vec()))];
-        let ending = asked.give(&listeners, shared, connections);
+        let precopy = |_| Precopied {
+            bytes: told.to_vec(),
+            mark: 0,
+        };
+        let ending =
+            match predecessor::answer_telling(stream, counts, &settings(), unobserved(), precopy) {
+                Ok(asked) => {
+                    let others = others.iter().map(|(fd, Raw(state))| (fd, &state[..]));
+                    let all: Vec<_> = std::iter::once((client, state)).chain(others).collect();
+                    let states = all.into_iter().map(|(fd, state)| (fd, Raw(state.to_vec())));
+                    asked.give(&listeners, shared, states.collect::<Vec<_>>())
+                }
+                Err(failure) => Ending::Resume(failure),
+            };
         let answer = order.join().expect("no panic").expect("an answer");
         let Answer::Receipt(receipt) = answer else {
             panic!("no receipt: {answer:?}");
@@ -301,30 +324,47 @@ fn a_server_that_is_given_nonsense_gives_it_back() {
     };
     let cuts = |bytes: &[u8]| (0..bytes.len()).step_by((bytes.len() / 40).max(1));
     for cut in cuts(&held.shared) {
-        let failure = give(&held.shared[..cut], state).expect_err("the shared state was cut");
+        let failure =
+            give(&told, &held.shared[..cut], state).expect_err("the shared state was cut");
         assert!(failure.to_string().contains("can't be read"), "{failure}");
     }
     for cut in cuts(state) {
-        give(&held.shared, &state[..cut]).expect_err("the connection's state was cut");
+        give(&told, &held.shared, &state[..cut]).expect_err("the connection's state was cut");
     }
     for nonsense in [vec![0xFF; 3], vec![0; 100], vec![1; 1000]] {
-        give(&held.shared, &nonsense).expect_err("that is no state");
+        give(&told, &held.shared, &nonsense).expect_err("that is no state");
     }
     // Well-formed, but this version reads the token in another way than the one that wrote it.
-    let mut other = state.clone();
+    let mut other = told.clone();
     let token = (other.windows(2).position(|it| it == b"{\"")).expect("the payload of the token");
     other[token] = b'[';
-    let failure = give(&held.shared, &other).expect_err("the token can't be read");
+    for (told, why) in [
+        (&other[..], "can't be read"),
+        (&told[..told.len() - 1], "was told in advance can't be read"),
+    ] {
+        let failure = give(told, &held.shared, state).expect_err("the token can't be read");
+        assert!(failure.to_string().contains(why), "{failure}");
+        assert_eq!(failure.receipt.frozen_ms, 0.0, "nobody has waited");
+    }
+    let failure = give(&[], &held.shared, state).expect_err("there is no token");
     let said = failure.to_string();
-    assert!(said.contains("the claims of connection"), "{said}");
+    assert!(
+        said.contains("the claims of connection") && said.contains("have not come"),
+        "{said}"
+    );
     let status = service.await_status("second", |it| it.role == Role::Waiting);
     assert_eq!(status.connections, 0);
-    give(&held.shared, state).expect("nothing stands against it");
+    give(&told, &held.shared, state).expect("nothing stands against it");
     drop(held);
     service.await_status("second", |it| it.role == Role::Serving);
     ana.send(json!({"event": "still", "channel": "presence.room"}));
     ana.settle();
+    for client in [&mut ben, &mut cleo] {
+        client.expect("still");
+        client.expect_nothing();
+    }
     let room = service.first.get("/channels/presence.room").json();
+    assert_eq!(room["members"].as_array().map(Vec::len), Some(3), "{room}");
     assert_eq!(room["members"][0]["uid"], "ana");
 }
 

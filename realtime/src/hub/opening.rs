@@ -159,6 +159,7 @@ impl Hub {
                 claims.keep_alive,
             ),
             rate: Rate::new(now.mono),
+            precopied: 0,
             claims: Arc::new(claims),
             identity,
             origin,

@@ -6,10 +6,12 @@
 //! spent stays spent, members stay in their order. Nobody is told anything: for clients nothing has happened.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use handover::predecessor::Precopied;
 use jiff::Timestamp;
 use jiff::fmt::serde::timestamp::nanosecond::required as nanoseconds;
 use serde::{Deserialize, Serialize};
@@ -26,13 +28,17 @@ use crate::names;
 use crate::outbox::Key;
 use crate::time::Now;
 
+/// The longest token, in bytes, that is told in advance: those of 60,000 connections are within `handover::Limits::precopy`.
+/// Longer ones travel with their connections.
+const PRECOPIED_TOKEN: usize = 1024;
+
 /// One connection, as it travels: borrowed from where it leaves, owned where it arrives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConnectionState<'a> {
     id: ConnectionId,
     secret: Secret,
-    /// The payload of the connect token, whose signature was checked when it was used.
-    claims: Cow<'a, str>,
+    /// The payload of the connect token, whose signature was checked when it was used. `None`: it was told in advance.
+    claims: Option<Cow<'a, str>>,
     /// The metadata now; it may differ from the token's.
     umd: Option<Cow<'a, str>>,
     source_ip: Option<IpAddr>,
@@ -57,12 +63,42 @@ struct SubscriptionState<'a> {
     counted: bool,
 }
 
+/// What a successor knows before anything is frozen: the claims of connect tokens, which never change. Reading them is
+/// half of what it takes to read a connection.
+#[derive(Debug, Default)]
+pub struct Foreknown(HashMap<ConnectionId, Arc<Claims>>);
+
+impl Foreknown {
+    /// Reads what [`Hub::precopy`] wrote.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let tokens: Vec<(ConnectionId, &str)> = postcard::from_bytes(bytes)
+            .map_err(|error| format!("what was told in advance can't be read: {error}"))?;
+        let claims = tokens
+            .into_iter()
+            .map(|(id, payload)| Ok((id, read_claims(&id, payload)?)));
+        let claims: Result<_, Unreadable> = claims.collect();
+        claims.map(Self).map_err(|why| why.with_causes())
+    }
+}
+
 /// A connection that has come, read and checked: to be put into a hub, which cannot fail any more.
 #[derive(Debug)]
 pub struct Revived {
+    claims: Arc<Claims>,
+    rest: Rest,
+}
+
+/// All of a connection but its claims.
+#[derive(Debug)]
+struct Rest {
     id: ConnectionId,
     secret: Secret,
-    claims: Arc<Claims>,
     umd: Option<Json>,
     origin: Origin,
     connected_at: Timestamp,
@@ -84,7 +120,22 @@ struct RevivedSubscription {
 /// What arrives where a [`ConnectionState`] left. It is revived as it comes in, while the predecessor writes the next ones.
 #[derive(Debug, Deserialize)]
 #[serde(from = "ConnectionState<'static>")]
-pub struct Arrival(pub Result<Revived, Unreadable>);
+pub struct Arrival(Result<(Option<Arc<Claims>>, Rest), Unreadable>);
+
+impl Arrival {
+    /// With the claims that were told in advance, if they do not come with it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn complete(self, known: &mut Foreknown) -> Result<Revived, String> {
+        let complete = |(claims, rest): (Option<_>, Rest)| {
+            let claims = claims.or_else(|| known.0.remove(&rest.id));
+            let claims = claims.ok_or_else(|| Unreadable::NoClaims(rest.id.as_str().to_owned()))?;
+            Ok(Revived { claims, rest })
+        };
+        self.0.and_then(complete).map_err(|why| why.with_causes())
+    }
+}
 
 impl From<ConnectionState<'_>> for Arrival {
     fn from(state: ConnectionState<'_>) -> Self {
@@ -98,20 +149,32 @@ pub enum Unreadable {
     /// The claims of a token.
     #[error("the claims of connection {0} can't be read")]
     Claims(String, #[source] ClaimsError),
+    /// They came neither with the connection nor before.
+    #[error("the claims of connection {0} have not come")]
+    NoClaims(String),
     /// Metadata.
     #[error("the metadata of connection {0} can't be read")]
     Metadata(String, #[source] JsonError),
 }
 
+impl Unreadable {
+    fn with_causes(self) -> String {
+        format!("{:#}", anyhow::Error::from(self))
+    }
+}
+
+fn read_claims(id: &ConnectionId, payload: &str) -> Result<Arc<Claims>, Unreadable> {
+    let claims = Claims::parse(payload);
+    claims
+        .map(Arc::new)
+        .map_err(|why| Unreadable::Claims(id.as_str().to_owned(), why))
+}
+
 impl ConnectionState<'_> {
     /// Reads what a hub will need. Touches no socket: the handover may still be called off.
-    fn revive(self) -> Result<Revived, Unreadable> {
+    fn revive(self) -> Result<(Option<Arc<Claims>>, Rest), Unreadable> {
         let name = || self.id.as_str().to_owned();
-        let claims = |payload: &str| {
-            Claims::parse(payload)
-                .map(Arc::new)
-                .map_err(|why| Unreadable::Claims(name(), why))
-        };
+        let claims = |payload: &str| read_claims(&self.id, payload);
         let json =
             |text: &str| Json::compact(text).map_err(|why| Unreadable::Metadata(name(), why));
         let subscriptions = self.subscriptions.iter().map(|subscription| {
@@ -127,10 +190,10 @@ impl ConnectionState<'_> {
                 counted: subscription.counted,
             })
         });
-        Ok(Revived {
+        let own = self.claims.as_deref().map(claims).transpose()?;
+        let rest = Rest {
             id: self.id,
             secret: self.secret,
-            claims: claims(&self.claims)?,
             umd: self.umd.as_deref().map(json).transpose()?,
             origin: Origin {
                 source_ip: self.source_ip,
@@ -140,7 +203,8 @@ impl ConnectionState<'_> {
             subscriptions: subscriptions.collect::<Result<_, _>>()?,
             deadlines: self.deadlines,
             deflate: self.deflate,
-        })
+        };
+        Ok((own, rest))
     }
 }
 
@@ -150,8 +214,23 @@ impl Hub {
         self.waiting.is_empty() && self.notices.is_empty()
     }
 
-    /// The state of a connection at this moment.
-    pub fn export(&self, now: Now, key: Key) -> Option<ConnectionState<'_>> {
+    /// What a successor can be told before the freeze.
+    pub fn precopy(&mut self) -> Precopied {
+        self.precopies += 1;
+        let mark = self.precopies;
+        let mut tokens = Vec::with_capacity(self.by_id.len());
+        for connection in self.connections.iter_mut().flatten() {
+            if connection.claims.payload().len() <= PRECOPIED_TOKEN {
+                connection.precopied = mark;
+                tokens.push((connection.id, connection.claims.payload()));
+            }
+        }
+        let bytes = postcard::to_stdvec(&tokens).expect("plain data in memory can be encoded");
+        Precopied { bytes, mark }
+    }
+
+    /// The state of a connection at this moment, without what a successor knows that was told everything up to `mark`.
+    pub fn export(&self, now: Now, key: Key, mark: Option<u64>) -> Option<ConnectionState<'_>> {
         fn text(json: &Option<Json>) -> Option<Cow<'_, str>> {
             json.as_ref().map(|json| Cow::from(json.as_str()))
         }
@@ -170,7 +249,8 @@ impl Hub {
         Some(ConnectionState {
             id: connection.id,
             secret: connection.secret,
-            claims: Cow::from(connection.claims.payload()),
+            claims: (mark != Some(connection.precopied))
+                .then(|| Cow::from(connection.claims.payload())),
             umd: text(&connection.identity.umd),
             source_ip: connection.origin.source_ip,
             user_agent: connection.origin.user_agent.as_deref().map(Cow::from),
@@ -199,27 +279,29 @@ impl Hub {
 
     /// Puts a connection in. Nobody is told.
     pub fn import(&mut self, now: Instant, client: Client, revived: Revived) {
+        let Revived { claims, rest } = revived;
         let mut connection = Connection {
-            id: revived.id,
-            secret: revived.secret,
+            id: rest.id,
+            secret: rest.secret,
             identity: Identity {
-                uid: revived.claims.uid.as_deref().map(Into::into),
-                umd: revived.umd,
+                uid: claims.uid.as_deref().map(Into::into),
+                umd: rest.umd,
             },
-            claims: revived.claims,
-            origin: revived.origin,
-            connected_at: revived.connected_at,
-            subscriptions: Vec::with_capacity(revived.subscriptions.len()),
+            claims,
+            origin: rest.origin,
+            connected_at: rest.connected_at,
+            subscriptions: Vec::with_capacity(rest.subscriptions.len()),
             aliased: Vec::new(),
-            deadlines: revived.deadlines.import(now),
+            deadlines: rest.deadlines.import(now),
             parked: 0,
             entrusted: None,
-            deflate: revived.deflate,
+            deflate: rest.deflate,
+            precopied: 0,
             // A second has at most passed: whoever sends too much is found out in the next one.
             rate: Rate::new(now),
             serial: client.serial,
         };
-        for subscription in revived.subscriptions {
+        for subscription in rest.subscriptions {
             let RevivedSubscription {
                 channel: name,
                 identity,

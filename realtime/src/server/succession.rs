@@ -30,7 +30,7 @@ use crate::config::Address;
 use crate::engine::EngineState;
 use crate::http as wire;
 use crate::hub::Client;
-use crate::hub::succession::{Arrival, ConnectionState, Revived};
+use crate::hub::succession::{Arrival, ConnectionState, Foreknown, Revived};
 use crate::info::VERSION;
 use crate::outbox::Key;
 use crate::time::Now;
@@ -117,16 +117,14 @@ struct Heir {
 }
 
 impl SocketState<'_, Arrival> {
-    fn revive(self, fd: OwnedFd) -> Result<Heir, String> {
+    fn revive(self, fd: OwnedFd, known: &mut Foreknown) -> Result<Heir, String> {
         let mut connection = None;
         let kind = match self.speaks {
             Speaks::WebSocket {
                 decoder,
                 connection: arrival,
             } => {
-                let Arrival(revived) = *arrival;
-                connection =
-                    Some(revived.map_err(|why| format!("{:#}", anyhow::Error::from(why)))?);
+                connection = Some(arrival.complete(known)?);
                 Kind::WebSocket(decoder.into_owned())
             }
             Speaks::Echo { decoder, deflate } => Kind::Echo(Box::new(Echo {
@@ -255,6 +253,7 @@ impl Server {
     pub(super) fn succession_due(&mut self, now: Now) -> bool {
         while let Some(event) = self.succession.as_ref().and_then(|it| it.desk.next()) {
             match event {
+                Event::Telling(telling) => telling.tell(self.hub.precopy()),
                 Event::Asked(asked) => self.give(now, *asked),
                 Event::TakeOver => self.take_over(now),
                 Event::Retire => {
@@ -352,9 +351,10 @@ impl Server {
             engine: self.hub.export_engine(now),
             large: Vec::new(),
         };
+        let told = asked.precopied();
         for &key in keys {
             if self.is_large(key) {
-                let state = self.export(now, key);
+                let state = self.export(now, key, told);
                 shared.large.push(Some(state));
             }
         }
@@ -376,7 +376,7 @@ impl Server {
         let connections = keys.iter().map(|&key| {
             let state = match self.is_large(key) {
                 true => Travelling::Beside(large.next().expect("numbers do not end")),
-                false => Travelling::Here(self.export(now, key)),
+                false => Travelling::Here(self.export(now, key, told)),
             };
             (self.sockets[key].stream.as_fd(), state)
         });
@@ -393,7 +393,12 @@ impl Server {
         self.hub.outboxes.get(key).len() + buffered > LARGE
     }
 
-    fn export(&self, now: Now, key: Key) -> SocketState<'_, ConnectionState<'_>> {
+    fn export(
+        &self,
+        now: Now,
+        key: Key,
+        told: Option<u64>,
+    ) -> SocketState<'_, ConnectionState<'_>> {
         let socket = &self.sockets[key];
         let outbox = self.hub.outboxes.get(key);
         let mut unsent = Vec::with_capacity(outbox.len());
@@ -404,17 +409,17 @@ impl Server {
             unix: matches!(socket.stream, Stream::Unix(_)),
             peer: socket.peer,
             unsent,
-            speaks: self.speaks(now, key),
+            speaks: self.speaks(now, key, told),
         }
     }
 
-    fn speaks(&self, now: Now, key: Key) -> Speaks<'_, ConnectionState<'_>> {
+    fn speaks(&self, now: Now, key: Key, told: Option<u64>) -> Speaks<'_, ConnectionState<'_>> {
         match &self.sockets[key].kind {
             Kind::WebSocket(decoder) => Speaks::WebSocket {
                 decoder: Cow::Borrowed(decoder),
                 connection: Box::new(
                     self.hub
-                        .export(now, key)
+                        .export(now, key, told)
                         .expect("a WebSocket that travels is a connection"),
                 ),
             },
@@ -480,11 +485,15 @@ impl Server {
         let desk = &succession.desk;
         let offered =
             successor::connect(&succession.place.handover, desk.settings(), desk.observer());
-        let taken = offered.and_then(|offered| {
+        let taken = offered.and_then(|mut offered| {
             // Nobody is frozen before `take`.
+            let mut known = match Foreknown::read(&offered.precopied()) {
+                Ok(known) => known,
+                Err(why) => return Err(offered.decline(why)),
+            };
             let _warm = warm(offered.connections() as usize);
             self.make_room(offered.connections() as usize);
-            offered.take(revive)
+            offered.take(|inheritance| revive(inheritance, &mut known))
         });
         let taken = taken.map(|(taken, receipt)| {
             info!(
@@ -594,7 +603,10 @@ fn warm(connections: usize) -> Option<Vec<u8>> {
 }
 
 /// Reads everything that came; what can't be read calls the handover off.
-fn revive(inheritance: Inheritance<Travelling<'static, Arrival>>) -> Result<Taken, String> {
+fn revive(
+    inheritance: Inheritance<Travelling<'static, Arrival>>,
+    known: &mut Foreknown,
+) -> Result<Taken, String> {
     let mut shared: Shared<'static, Arrival> = match postcard::from_bytes(&inheritance.shared) {
         Ok(shared) => shared,
         // The predecessor died in the middle of it.
@@ -622,7 +634,7 @@ fn revive(inheritance: Inheritance<Travelling<'static, Arrival>>) -> Result<Take
                 None => return Err(format!("the state number {number} is missing")),
             },
         };
-        sockets.push(state.revive(fd)?);
+        sockets.push(state.revive(fd, known)?);
     }
     Ok(Taken {
         listeners,
