@@ -354,16 +354,13 @@ impl Chunks {
         bytes: &'a [u8],
         limits: &Limits,
     ) -> Result<Option<&'a [u8]>, BadRequest> {
-        match find_line(bytes, 0, &mut self.scanned)? {
+        let most = limits.head.saturating_sub(self.spent) + SIZE_DIGITS + 2;
+        match find_line(&bytes[..bytes.len().min(most)], 0, &mut self.scanned)? {
             Some(end) => {
                 self.scanned = 0;
                 Ok(Some(&bytes[..end - 2]))
             }
-            None if bytes.len().saturating_sub(SIZE_DIGITS + 2)
-                > limits.head.saturating_sub(self.spent) =>
-            {
-                Err(BadRequest::HeadTooLarge)
-            }
+            None if bytes.len() > most => Err(BadRequest::HeadTooLarge),
             None => Ok(None),
         }
     }
@@ -404,9 +401,10 @@ const SIZE_DIGITS: usize = 16;
 
 /// Looks for the end of the line that begins at `from`: the index after its CR LF.
 fn find_line(bytes: &[u8], from: usize, scanned: &mut usize) -> Result<Option<usize>, BadRequest> {
-    let unseen = from + *scanned;
+    // Less may be looked at than before: limits change.
+    let unseen = (from + *scanned).min(bytes.len());
     let Some(found) = bytes[unseen..].iter().position(|&byte| byte == b'\n') else {
-        *scanned = bytes.len() - from;
+        *scanned = bytes.len().saturating_sub(from);
         return Ok(None);
     };
     let end = unseen + found + 1;
@@ -425,7 +423,9 @@ fn find_head(
 ) -> Result<Option<usize>, BadRequest> {
     let mut begin = 0;
     let end = loop {
-        let Some(end) = find_line(buffer, begin + *line, scanned)? else {
+        // What is beyond the limit is too much, whatever it is: how much has been read must not make a difference.
+        let visible = &buffer[..buffer.len().min(begin + limits.head)];
+        let Some(end) = find_line(visible, begin + *line, scanned)? else {
             break None;
         };
         let empty = end - (begin + *line) == 2;
@@ -437,13 +437,10 @@ fn find_head(
         } else {
             break Some(end - begin);
         }
-        if *line > limits.head {
-            break None;
-        }
     };
     buffer.drain(..begin);
     match end {
-        Some(end) if end <= limits.head => Ok(Some(end)),
+        Some(end) => Ok(Some(end)),
         None if buffer.len() <= limits.head => Ok(None),
         _ if buffer[..limits.head].contains(&b'\n') => Err(BadRequest::HeadTooLarge),
         _ => Err(BadRequest::TargetTooLong),

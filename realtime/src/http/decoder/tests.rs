@@ -580,6 +580,31 @@ fn comparable(requests: Vec<Request<Vec<u8>>>) -> Vec<(String, String, Vec<u8>)>
         .collect()
 }
 
+/// What is wrong with a line matters only as long as the line is within the limit.
+#[test]
+fn a_line_that_is_too_long_is_that_whatever_else_is_wrong_with_it_and_wherever_it_is_cut() {
+    let field = "Transfer-Encoding: chunked\r\n";
+    let head = format!(
+        "GET / HTTP/1.1\r\n{}X: {}\n",
+        field.repeat(17),
+        "h".repeat(40)
+    );
+    let chunk = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n1;{}\n",
+        "h".repeat(600)
+    );
+    for bytes in [head.as_bytes(), chunk.as_bytes()] {
+        for at in 0..=bytes.len() {
+            let (begin, end) = bytes.split_at(at);
+            assert_eq!(
+                requests(&[begin, end], &SMALL).map(comparable),
+                Err(BadRequest::HeadTooLarge),
+                "cut at {at}"
+            );
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_requests_are_the_same_wherever_the_bytes_are_cut(
