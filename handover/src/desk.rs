@@ -197,6 +197,8 @@ impl Desk {
         match ending {
             Ending::Released(receipt) => {
                 state.ended(receipt, Role::Emptied);
+                // At once: a leader may compare both sides' counts before the loop says so.
+                (state.status.listeners, state.status.connections) = (0, 0);
                 true
             }
             Ending::Resume(failure) => {
@@ -292,7 +294,14 @@ impl Shared {
     fn observer(self: &Arc<Self>, side: Side) -> Observer {
         let shared = Arc::clone(self);
         Box::new(move |phase: Phase| {
-            shared.state().status.phase = Some(phase);
+            {
+                let status = &mut shared.state().status;
+                status.phase = Some(phase);
+                // The service is about to freeze; nothing fails between this and the loop's hearing of it.
+                if (side, phase) == (Side::Predecessor, Phase::Begun) {
+                    status.role = Role::Giving;
+                }
+            }
             (shared.watch)(side, phase);
         })
     }
@@ -324,10 +333,7 @@ impl Shared {
             self.observer(Side::Predecessor),
             precopy,
         ) {
-            Ok(asked) => {
-                self.state().status.role = Role::Giving;
-                self.tell(Event::Asked(Box::new(asked)));
-            }
+            Ok(asked) => self.tell(Event::Asked(Box::new(asked))),
             Err(failure) => {
                 let state = &mut self.state();
                 state.status.phase = None;
