@@ -21,7 +21,7 @@ pub fn disk(
         .unwrap_or(Path::new("/"));
     let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).ok();
     let needs = if device(state) == device(engine) {
-        vec![(state, to_fetch + to_unpack)]
+        vec![(state, to_fetch.saturating_add(to_unpack))]
     } else {
         vec![(state, to_fetch), (engine, to_unpack)]
     };
@@ -56,7 +56,7 @@ pub async fn memory(
         if before.running(swap).any(|c| c.name == container.name) {
             continue;
         }
-        wanted += match container.memory {
+        let more = match container.memory {
             Some(limit) => limit,
             None => {
                 let old = before
@@ -69,6 +69,7 @@ pub async fn memory(
                 }
             }
         };
+        wanted = u64::saturating_add(wanted, more);
     }
     let Some(available) = available_memory() else {
         return Ok(());

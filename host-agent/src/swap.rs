@@ -243,7 +243,8 @@ impl<'h> Swap<'h> {
         let mut missing = Vec::new();
         let mut unpacked = 0;
         for image in self.images_lacking(manifest, spec).await? {
-            unpacked += image.layers.iter().map(|l| l.unpacked).sum::<u64>();
+            let layers = image.layers.iter().map(|l| l.unpacked);
+            unpacked = layers.fold(unpacked, u64::saturating_add);
             let blobs = std::iter::once(&image.config).chain(image.layers.iter().map(|l| &l.blob));
             for blob in blobs {
                 if !missing.contains(blob) && !self.store.has(blob).await? {
@@ -251,7 +252,7 @@ impl<'h> Swap<'h> {
                 }
             }
         }
-        let size: u64 = missing.iter().map(|b| b.size).sum();
+        let size = missing.iter().map(|b| b.size).fold(0, u64::saturating_add);
         headroom::disk(
             &self.host.settings.state_dir,
             self.host.engine.root_directory().await?.as_deref(),
@@ -796,8 +797,8 @@ impl<'h> Swap<'h> {
                 Ok(back) => {
                     back_at.extend(old.endpoint.clone());
                     if let Some(account) = account {
-                        account.taken_back = back;
-                        account.dropped += account.handed_over.saturating_sub(back);
+                        account.taken_back = back.connections;
+                        account.dropped += back.dropped.unwrap_or(account.handed_over);
                     }
                 }
                 Err(why) => self.journal.warnings.push(why),

@@ -16,7 +16,7 @@ use contract::{
     spec::ContainerSpec,
 };
 use handover::{
-    End, Receipt,
+    End, Receipt, Side,
     control::{self, Answer, Request, Role, Status},
 };
 use std::{
@@ -287,8 +287,33 @@ fn in_flight(receipt: &Receipt) -> Option<u64> {
     }
 }
 
-/// Gives a seat back to the old container, from wherever the handover or the time after it has ended. Returns how many
-/// connections came back with it.
+/// What came back to an old process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Returned {
+    /// Connections.
+    pub connections: u64,
+    /// Those that were lost on the way back; `None`: all that had been given. Whoever left of its own accord, while the new
+    /// process served, is none of them.
+    pub dropped: Option<u64>,
+}
+
+impl Returned {
+    const NOTHING: Self = Self {
+        connections: 0,
+        dropped: None,
+    };
+}
+
+impl From<Receipt> for Returned {
+    fn from(receipt: Receipt) -> Self {
+        Self {
+            connections: receipt.transferred.into(),
+            dropped: Some(receipt.dropped.into()),
+        }
+    }
+}
+
+/// Gives a seat back to the old container, from wherever the handover or the time after it has ended.
 ///
 /// A new process that still serves hands everything back. One that is gone has taken its connections along: it is removed,
 /// so that the engine does not start it again, and the old process begins anew at the seat. An old process that has not
@@ -303,10 +328,15 @@ pub async fn give_back(
     old: &Container,
     new: Option<&Container>,
     given: bool,
-) -> Result<u64, String> {
+) -> Result<Returned, String> {
     let serves = |status: &Status| status.role == Role::Serving;
-    if settled(seats, old).await.is_ok_and(|s| serves(&s)) {
-        return Ok(0);
+    if let Ok(status) = settled(seats, old).await
+        && serves(&status)
+    {
+        // It may have taken everything back already, ordered by an agent that did not live to note it.
+        let back = |r: &Receipt| r.side == Side::Successor && r.end != End::Failed;
+        let taken_back = status.last.filter(back).filter(|_| given);
+        return Ok(taken_back.map_or(Returned::NOTHING, Returned::from));
     }
     let path = control(seats, old).ok_or("the old container has no seat")?;
     let take_over = || ask(&path, Request::TakeOver {}, TAKES);
@@ -315,7 +345,7 @@ pub async fn give_back(
             && let Ok(Answer::Receipt(receipt)) = take_over().await
             && receipt.end != End::Failed
         {
-            return Ok(receipt.transferred.into());
+            return Ok(receipt.into());
         }
         if !engine
             .containers()
@@ -333,7 +363,10 @@ pub async fn give_back(
         if let Ok(status) = settled(seats, old).await
             && serves(&status)
         {
-            return Ok(status.connections.into());
+            return Ok(Returned {
+                connections: status.connections.into(),
+                dropped: Some(0),
+            });
         }
     }
     if !given && let Err(silent) = settled(seats, old).await {
@@ -349,7 +382,7 @@ pub async fn give_back(
     let until = Instant::now() + SERVES_WITHIN;
     while Instant::now() < until {
         if status(seats, old).await.is_ok_and(|s| serves(&s)) {
-            return Ok(0);
+            return Ok(Returned::NOTHING);
         }
         sleep(LOOK).await;
     }
@@ -432,7 +465,7 @@ fn failed(why: impl Into<String>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use handover::{Phase, Side};
+    use handover::Phase;
 
     fn receipt(side: Side, end: End, offered: u32, transferred: u32) -> Receipt {
         serde_json::from_value(serde_json::json!({
