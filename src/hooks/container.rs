@@ -84,8 +84,10 @@ pub(super) async fn run(
     let mut ended = None;
     let result = container::run(&docker, body, &mut keep, async { ended = Some(end.await) }).await;
     if !context.keep_images {
+        // Its parents stay: they may be those of another image that is being built.
         let removal = RemoveImageOptions {
             force: true,
+            noprune: true,
             ..Default::default()
         };
         if let Err(error) = docker.remove_image(&image, Some(removal), None).await {
