@@ -41,6 +41,7 @@ async fn main() {
             "/slow",
             get(|Query(q): Query<HashMap<String, String>>| async move {
                 let ms = q.get("ms").and_then(|m| m.parse().ok()).unwrap_or(1000);
+                println!("a slow request begins");
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 "slow"
             }),

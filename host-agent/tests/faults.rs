@@ -110,7 +110,7 @@ async fn d_host_27_a_health_check_that_never_passes_is_told_with_its_answers_and
     let cloud = Cloud::start().await;
     let host = TestHost::new(&cloud).await;
     let two = simple_with("2", &["--health", "503"], |spec| {
-        spec.swap.prepare_timeout = Duration::from_secs(4)
+        spec.swap.prepare_timeout = Duration::from_secs(20)
     });
     cloud.upload(&two).await;
     let verdict = refused(&cloud, &host, &two).await;
@@ -365,7 +365,7 @@ async fn d_hot_82_an_engine_that_does_not_answer_is_told() {
 async fn d_host_29_an_engine_that_restarts_during_the_health_check_does_not_fail_the_swap() {
     let cloud = Cloud::start().await;
     let host = TestHost::new(&cloud).await;
-    let slow = |spec: &mut HostSpec| spec.containers[0].health.healthy = 30;
+    let slow = |spec: &mut HostSpec| spec.containers[0].health.healthy = 10;
     let (one, two) = (simple("1"), simple_with("2", &[], slow));
     host.boot(&cloud, &one, "01A").await;
     cloud.upload(&two).await;
@@ -396,8 +396,8 @@ async fn d_host_29_an_engine_that_restarts_during_the_health_check_does_not_fail
     assert_eq!(host.containers().len(), 1);
 }
 
-/// Boots version 1 with these arguments and limits, starts a request that takes `ms`, swaps to version 2 and returns the
-/// verdict and whether the long request was answered.
+/// Boots version 1 with these arguments and limits, swaps to version 2 during a request that takes `ms` from the moment in
+/// which version 2 has been started, and returns the verdict and whether the long request was answered.
 async fn swap_during(
     cloud: &Cloud,
     host: &TestHost,
@@ -410,9 +410,25 @@ async fn swap_during(
     host.boot(cloud, &one, "01A").await;
     cloud.upload(&two).await;
     cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    let old = host.containers().remove(0);
+    let (path, folder) = host.own_program(
+        "porter_docker_post_run",
+        "touch $OUT/started; until [ -e $OUT/go ]; do sleep 0.05; done",
+    );
+    let mut agent = host.agent(cloud, &["hotswap"]);
+    let mut agent = agent.env("PATH", path).spawn().unwrap();
+    eventually("version 2 has been started", async || {
+        folder.join("started").exists().then_some(())
+    })
+    .await;
     let at = host.at;
     let long = tokio::spawn(async move { Client::new(at).get(&format!("/slow?ms={ms}")).await });
-    host.reports(cloud, "hotswap").await;
+    eventually("version 1 has the request", async || {
+        (!docker(&["logs", &old]).is_empty()).then_some(())
+    })
+    .await;
+    std::fs::write(folder.join("go"), "").unwrap();
+    assert!(agent.wait().await.unwrap().success());
     let verdict = cloud.verdict("01B").await;
     assert_eq!(host.get("/").await, (200, "2".into()));
     let answered = matches!(long.await.unwrap(), Ok((200, _)));

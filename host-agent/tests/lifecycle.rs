@@ -262,7 +262,11 @@ fn worker(order: SwapOrder) -> ContainerSpec {
 }
 
 fn with_worker(version: &str, order: SwapOrder, arguments: &[&str]) -> Payload {
-    let spec = host_spec(vec![container("web", "web"), worker(order)]);
+    with(version, worker(order), arguments)
+}
+
+fn with(version: &str, worker: ContainerSpec, arguments: &[&str]) -> Payload {
+    let spec = host_spec(vec![container("web", "web"), worker]);
     let jobs: Vec<&str> = ["--worker", "--version", version]
         .iter()
         .chain(arguments)
@@ -307,7 +311,9 @@ async fn d_host_25_workers_swap_in_their_order_and_a_worker_that_fails_leaves_th
     };
     assert_eq!(running(&host), ["jobs 01B", "web 01B"]);
     // D-HOST-25, D-HOST-28: the new worker ends; the old one had made room and is at work again.
-    let bad = with_worker("3", SwapOrder::StopFirst, &["--exit-after-ms", "100"]);
+    let mut patient = worker(SwapOrder::StopFirst);
+    patient.health.start_period = Duration::from_secs(20);
+    let bad = with("3", patient, &["--exit-after-ms", "100"]);
     cloud.upload(&bad).await;
     cloud.want(&bad.digest, "01C", in_minutes(20)).await;
     host.reports(&cloud, "hotswap").await;
@@ -357,19 +363,23 @@ async fn d_hap_20_a_host_with_workers_only_needs_no_proxy() {
 async fn d_host_11_an_update_during_the_first_boot_is_noticed_by_the_boot_itself() {
     let cloud = Cloud::start().await;
     let host = TestHost::new(&cloud).await;
-    let slow = simple_with("1", &[], |spec| {
-        spec.containers[0].health.start_period = Duration::from_secs(3)
-    });
-    let two = simple("2");
-    cloud.upload(&slow).await;
+    // The boot has moved traffic, and waits for this program before it ends.
+    let (path, folder) = host.own_program(
+        "porter_hotswap_signal",
+        "touch $OUT/moved; until [ -e $OUT/go ]; do sleep 0.05; done",
+    );
+    let (one, two) = (simple("1"), simple("2"));
+    cloud.upload(&one).await;
     cloud.upload(&two).await;
-    cloud.want(&slow.digest, "01A", in_minutes(20)).await;
-    let mut boot = host.agent(&cloud, &["boot"]).spawn().unwrap();
-    eventually("the first container starts", async || {
-        (!host.containers().is_empty()).then_some(())
+    cloud.want(&one.digest, "01A", in_minutes(20)).await;
+    let mut boot = host.agent(&cloud, &["boot"]);
+    let mut boot = boot.env("PATH", path).spawn().unwrap();
+    eventually("the first version serves", async || {
+        folder.join("moved").exists().then_some(())
     })
     .await;
     cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    std::fs::write(folder.join("go"), "").unwrap();
     assert!(boot.wait().await.unwrap().success());
     assert_eq!(cloud.verdict("01A").await.kind, Kind::Booted);
     assert_eq!(cloud.verdict("01B").await.kind, Kind::Success);
@@ -410,24 +420,13 @@ async fn d_host_9_a_verdict_that_the_queue_did_not_take_is_sent_by_the_next_run(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_host_23_the_users_own_programs_hear_of_ports_and_never_change_the_outcome() {
-    use std::os::unix::fs::PermissionsExt;
     let cloud = Cloud::start().await;
     let host = TestHost::new(&cloud).await;
-    let folder = host.path("bin");
-    std::fs::create_dir(&folder).unwrap();
-    for (name, script) in [
-        ("porter_docker_post_run", "echo $1 > $OUT/started; exit 1"),
-        ("porter_hotswap_signal", "cat > $OUT/moved; exit 1"),
-    ] {
-        let script = format!("#!/bin/sh\nOUT={}\n{script}\n", folder.display());
-        std::fs::write(folder.join(name), script).unwrap();
-        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755))
-            .unwrap();
-    }
+    host.own_program("porter_docker_post_run", "echo $1 > $OUT/started; exit 1");
+    let (path, folder) = host.own_program("porter_hotswap_signal", "cat > $OUT/moved; exit 1");
     let one = simple("1");
     cloud.upload(&one).await;
     cloud.want(&one.digest, "01A", in_minutes(20)).await;
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let output = host
         .agent(&cloud, &["boot"])
         .env("PATH", path)
@@ -471,7 +470,7 @@ async fn d_host_36_status_shows_what_runs_and_what_the_last_swap_left() {
     // D-CLI-43
     assert_eq!(status["last"]["outcome"], "booted");
     let bad = simple_with("2", &["--health", "500"], |s| {
-        s.swap.prepare_timeout = Duration::from_secs(2)
+        s.swap.prepare_timeout = Duration::from_secs(20)
     });
     cloud.upload(&bad).await;
     cloud.want(&bad.digest, "01B", in_minutes(20)).await;

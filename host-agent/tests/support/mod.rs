@@ -386,9 +386,11 @@ pub fn container(name: &str, image: &str) -> ContainerSpec {
         health: HealthCheck {
             method: "GET".into(),
             path: "/health".into(),
-            interval: Duration::from_millis(100),
+            // The proxy asks so often, too, and gives a server up after three times without an answer: on a busy machine
+            // that must take longer than the machine is busy.
+            interval: Duration::from_secs(1),
             timeout: Duration::from_secs(2),
-            healthy: 2,
+            healthy: 1,
             start_period: Duration::ZERO,
             status: 200,
             exec: None,
@@ -621,6 +623,20 @@ impl TestHost {
     /// Lines that the docker command prints of this host's engine.
     pub fn docker(&self, arguments: &[&str]) -> Vec<String> {
         docker_at(&self.engine, arguments)
+    }
+
+    /// A program of the user's own, and the `PATH` on which the agent finds it (D-HOST-22, D-HOST-23). `$OUT` is the
+    /// folder that is returned, too.
+    pub fn own_program(&self, name: &str, script: &str) -> (String, PathBuf) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = self.path("bin");
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join(name);
+        let script = format!("#!/bin/sh\nOUT={}\n{script}\n", folder.display());
+        std::fs::write(&file, script).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        (format!("{}:{path}", folder.display()), folder)
     }
 
     /// Boots with this payload.
