@@ -726,7 +726,8 @@ fn whoever_says_nothing_is_left_after_the_deadline() {
 fn the_freeze_as_a_whole_has_a_deadline_of_its_own() {
     let hasty = Settings {
         deadlines: Deadlines {
-            frozen: Duration::from_millis(50),
+            // Less than the successor's service may take, and much more than sending takes.
+            frozen: Duration::from_secs(1),
             ..Deadlines::default()
         },
         ..settings()

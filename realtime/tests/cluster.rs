@@ -206,6 +206,14 @@ impl Node {
         }
     }
 
+    fn wait_until_ill(&mut self) {
+        let begun = Instant::now();
+        while self.engine.health() == Health::Well {
+            assert!(begun.elapsed() < PATIENCE, "it does not notice");
+            self.turn();
+        }
+    }
+
     /// Another process takes over, with these subscriptions.
     fn hand_over(
         mut self,
@@ -744,8 +752,8 @@ fn an_entry_expires_and_one_host_tells_backends() {
     short.store = 1;
     short.emit = true;
     short.source = Some(source());
-    nodes[0].ask(Request::Write(short));
     let begun = Instant::now();
+    nodes[0].ask(Request::Write(short));
     let read = Request::Read {
         channel: "game".into(),
         key: "turn".into(),
@@ -845,7 +853,7 @@ fn history_is_one_for_all_hosts() {
         },
     )
     .len()
-        > 8
+        > 7
     {
         assert!(begun.elapsed() < PATIENCE, "they do not expire");
     }
@@ -1054,7 +1062,7 @@ fn a_schedule_is_carried_out_once_and_in_time() {
         node.engine.tell(true);
         node.join("room", None);
     }
-    let at = Timestamp::now() + Duration::from_millis(700);
+    let at = Timestamp::now() + Duration::from_secs(3);
     let mut tickets = Vec::new();
     for n in 0..120 {
         let mut message = publish("room", &n.to_string());
@@ -1146,14 +1154,19 @@ fn a_write_can_be_scheduled() {
     let redis = Redis::start();
     let (mut a, mut b) = (Node::start(&redis.url()), Node::start(&redis.url()));
     b.join("game", None);
-    let scheduled = a.ask(Request::Schedule {
-        at: Timestamp::now() + Duration::from_millis(200),
-        deferred: Deferred::Write(write("game", "turn", Some("2"))),
-        eager: false,
-    });
-    let Answer::Scheduled { schedule, .. } = scheduled else {
-        panic!("{scheduled:?}")
+    let mut schedule = |seconds| {
+        let scheduled = a.ask(Request::Schedule {
+            at: Timestamp::now() + Duration::from_secs(seconds),
+            deferred: Deferred::Write(write("game", "turn", Some("2"))),
+            eager: false,
+        });
+        match scheduled {
+            Answer::Scheduled { schedule, .. } => schedule,
+            other => panic!("{other:?}"),
+        }
     };
+    schedule(1);
+    let schedule = schedule(3600);
     match b.ask(Request::Planned(schedule)) {
         Answer::Planned { deferred, .. } => match *deferred {
             Deferred::Write(planned) => {
@@ -1292,6 +1305,8 @@ fn a_cut_connection_loses_and_doubles_nothing() {
             }
         }
         if round % 4 == 3 {
+            // Of breaks that follow each other too soon all together count: then nobody waits any longer.
+            nodes[round / 4 % 2].wait_until_well();
             proxies[round / 4 % 2].cut();
         }
         nodes.iter_mut().for_each(Node::turn);
@@ -1593,6 +1608,9 @@ fn a_redis_without_memory_learns_again_who_is_there() {
     a.seen.clear();
     b.seen.clear();
     redis.kill();
+    // Both have noticed.
+    a.wait_until_ill();
+    b.wait_until_ill();
     redis.launch();
     a.wait_until_well();
     b.wait_until_well();
@@ -1823,7 +1841,7 @@ fn what_can_not_work_is_said_at_the_start() {
     let why = refused(&redis.url());
     assert!(why.contains("format 2"), "{why}");
     // Who is not there yet may come: the start does not depend on it.
-    let mut node = Node::start(&format!("redis://127.0.0.1:{}", redis::free_port()));
+    let mut node = Node::start("redis://127.0.0.1:1");
     assert!(matches!(node.engine.health(), Health::Ill(_)));
     assert!(matches!(
         node.ask(Request::Publish(publish("room", "x"))),

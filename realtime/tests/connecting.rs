@@ -353,7 +353,7 @@ fn a_refusal_has_a_code_and_a_sentence_and_repeats_nothing() {
 fn permissions_last_as_long_as_the_connection_not_the_token() {
     let server = Server::start();
     let mut claims = all("ana");
-    claims["exp"] = json!(now() + 2);
+    claims["exp"] = json!(now() + 4);
     let short = token(claims);
     let mut client = Client::connect(&server, &short).expect("still good");
     let begun = Instant::now();
@@ -410,13 +410,16 @@ fn the_rate_of_new_connections_is_capped() {
     let server = Server::with("[limits]\nconnections_per_second = 2");
     let token = token(json!({}));
     let begun = Instant::now();
-    while server.refusal(&token) == 101 {
+    loop {
         assert!(
             begun.elapsed() < PATIENCE,
             "never refused, or this machine opens two in a second"
         );
+        // Whatever the token; where it is looked at, the next second has begun in between.
+        if server.refusal(&token) == 429 && server.refusal("abc") == 429 {
+            break;
+        }
     }
-    assert_eq!(server.refusal("abc"), 429, "whatever the token");
     while server.refusal(&token) != 101 {
         assert!(begun.elapsed() < PATIENCE, "a second does not end");
         std::thread::sleep(Duration::from_millis(50));
@@ -1439,7 +1442,7 @@ fn a_body_that_waits_for_leave_gets_it() {
 
 #[test]
 fn whoever_sends_no_whole_request_in_time_is_let_go() {
-    let server = Server::with("[limits]\nhandshake = \"100ms\"");
+    let server = Server::with("[limits]\nhandshake = \"1s\"");
     let mut silent = Raw::connect(&server);
     assert_eq!(silent.rest(), b"", "nothing to answer");
     let mut slow = Raw::connect(&server);

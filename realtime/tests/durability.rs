@@ -227,7 +227,12 @@ fn a_process_that_is_killed_has_kept_what_it_answered() {
     let (mut kept, mut planned) = (HashSet::new(), HashSet::new());
     let mut written: HashMap<String, String> = HashMap::new();
     let mut last = Ulid::nil();
-    for life in 0..12 {
+    // At least so many; more on a slow disk, until it is worth something.
+    for life in 0.. {
+        if life >= 12 && kept.len() > 100 && planned.len() > 100 {
+            break;
+        }
+        assert!(life < 120, "{} {}", kept.len(), planned.len());
         let mut child = child("load", folder.path(), life);
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut answers = output.lines().map_while(Result::ok);
@@ -297,12 +302,6 @@ fn a_process_that_is_killed_has_kept_what_it_answered() {
     }
     let next = ask(&mut engine, Request::Publish(message("a", "1", 0))).0;
     assert!(matches!(next, Answer::Published(id) if id > last));
-    assert!(
-        kept.len() > 100 && planned.len() > 100,
-        "{} {}",
-        kept.len(),
-        planned.len()
-    );
 }
 
 /// R-OPS-2: what can't be kept is refused and delivered to nobody, the rest goes on; with room again everything does, without
@@ -456,7 +455,8 @@ fn a_lock_of_another_process_refuses_and_passes() {
 fn a_file_that_is_cut_off_is_whole_up_to_there() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut engine = begun(folder.path());
-    for number in 0..300 {
+    // So few that SQLite does not yet begin its log anew.
+    for number in 0..200 {
         engine.submit(
             Now::read(),
             Request::Publish(message("a", &number.to_string(), -1)),

@@ -237,9 +237,8 @@ struct Door {
 impl Door {
     /// Shut.
     fn before(url: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
         Self {
-            address: free.local_addr().expect("its address"),
+            address: ([127, 0, 0, 1], support::redis::free_port()).into(),
             to: Arc::new(Mutex::new(socket_of(url))),
             open: None,
         }
@@ -306,6 +305,8 @@ struct HookState {
     /// What it answers.
     status: u16,
     requests: Vec<Posted>,
+    /// Connections.
+    open: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -339,7 +340,11 @@ impl Hook {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let serving = serving.clone();
-                std::thread::spawn(move || serving.serve(stream));
+                serving.count(|open| *open += 1);
+                std::thread::spawn(move || {
+                    serving.serve(stream);
+                    serving.count(|open| *open -= 1);
+                });
             }
         });
         hook
@@ -381,6 +386,18 @@ impl Hook {
 
     fn answer(&self, status: u16) {
         self.state.0.lock().expect("no panic while locked").status = status;
+    }
+
+    fn count(&self, change: impl FnOnce(&mut usize)) {
+        change(&mut self.state.0.lock().expect("no panic while locked").open);
+        self.state.1.notify_all();
+    }
+
+    /// Waits until whatever was sent has been read, and nobody is connected any more.
+    fn until_left(&self) {
+        let state = self.state.0.lock().expect("no panic while locked");
+        let left = (self.state.1).wait_timeout_while(state, LATER, |state| state.open > 0);
+        assert!(!left.expect("no panic while locked").1.timed_out());
     }
 
     fn settings(&self) -> String {
@@ -689,6 +706,7 @@ fn after_a_kill_the_next_start_sends_the_rest_in_order() {
     server.signal(rustix::process::Signal::KILL);
     server.ended();
     let dir = std::mem::replace(&mut server.dir, folder());
+    hook.until_left();
     hook.answer(200);
     let server = launch(dir, &hook.settings());
     let last = |it: &Posted| it.event()["metadata"]["channel"] == "room.19";

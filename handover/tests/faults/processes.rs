@@ -167,9 +167,26 @@ impl Service {
             tries += 1;
             match self.order(name, Request::TakeOver {}).wait() {
                 Answer::Receipt(receipt) if tries < 5 && has_timed_out(&receipt) => {}
-                Answer::Receipt(receipt) => return receipt,
+                Answer::Receipt(receipt) => {
+                    if receipt.end == End::Taken {
+                        self.until_nobody_gives();
+                    }
+                    return receipt;
+                }
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    /// Whoever takes over may say so before the other one has let go.
+    fn until_nobody_gives(&self) {
+        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let ask = || control::ask(&path, Request::Status {}, Duration::from_secs(5));
+            condition(
+                "nobody gives",
+                || !matches!(ask(), Ok(Answer::Status(status)) if status.role == Role::Giving),
+            );
         }
     }
 

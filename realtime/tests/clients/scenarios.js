@@ -287,7 +287,7 @@ const scenes = {
   async '13: one user in several tabs, and one whose network is gone'() {
     const claims = (uid, umd, more) => ({ uid, umd, channels: { 'presence.hall': { subscribe: true } }, ...more });
     const join = async (...about) => {
-      const who = await connected(claims(...about), { heartbeat: about[2] ? 5 : 0 });
+      const who = await connected(claims(...about), { heartbeat: about[2] ? 2 : 0 });
       await bound(who, 'x', { channel: 'presence.hall' });
       return who;
     };

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -116,10 +116,19 @@ impl Drop for Redis {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, and that nobody gets who asks for any: those are above 32,768
+/// (`net.ipv4.ip_local_port_range`).
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    let mut ports = (0..COUNT).map(|_| {
+        // Another process of tests begins elsewhere.
+        let next = std::process::id() + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        FIRST + (next % u32::from(COUNT)) as u16
+    });
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(free).expect("a port is free")
 }
 
 /// Passes bytes between clients and a server, until it is told to cut them off.
