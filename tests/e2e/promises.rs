@@ -404,8 +404,8 @@ fn plan_changes_nothing(cloud: &Cloud) -> Result<(), String> {
 
 fn unhealthy_host(cloud: &Cloud) -> Result<(), String> {
     let mut service = Service::new("sick");
-    service.hot_swap =
-        "      prepare_timeout: 12s\n      drain_timeout: 3s\n      deadline: 2m\n".into();
+    // The agent asks the new version only when this test has had the time to pause it.
+    service.start_period = "5s";
     service.commit();
     service.provisioned(cloud);
     let hosts = hosts_of(cloud, &service);

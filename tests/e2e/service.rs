@@ -16,6 +16,8 @@ pub struct Service {
     pub hot_swap: String,
     /// Lines below the region, four spaces deep.
     pub region: String,
+    /// The agent's first look at a new container comes so much later.
+    pub start_period: &'static str,
     /// Lines of the container, six spaces deep.
     pub container: String,
     /// The section `hooks:`.
@@ -42,6 +44,7 @@ impl Service {
             hot_swap: "      prepare_timeout: 30s\n      drain_timeout: 3s\n      deadline: 2m\n"
                 .to_owned(),
             region: String::new(),
+            start_period: "0s",
             container: String::new(),
             hooks: String::new(),
             instance_count: 3,
@@ -95,6 +98,7 @@ impl Service {
             name: name.to_owned(),
             hot_swap: String::new(),
             region: String::new(),
+            start_period: "0s",
             container: String::new(),
             hooks: String::new(),
             instance_count: 3,
@@ -155,6 +159,7 @@ impl Service {
             name,
             hot_swap,
             region,
+            start_period,
             container,
             hooks,
             instance_count,
@@ -164,7 +169,7 @@ impl Service {
         } = self;
         let containers = format!(
             "    containers:\n    - name: web\n      topology: inet\n      \
-             health_check: {{path: /health, interval: 200ms, timeout: 500ms, healthy: 2}}\n      stop_grace: 1s\n{container}"
+             health_check: {{path: /health, interval: 500ms, timeout: 2s, healthy: 2, start_period: {start_period}}}\n      stop_grace: 1s\n{container}"
         );
         let west = if *two_regions {
             format!(
