@@ -29,7 +29,12 @@ fn golden(
     change: impl FnOnce(&mut HostSpec),
 ) -> String {
     let names = ["web", "api"];
-    let mut spec = host_spec(names[..servers].iter().map(|n| container(n, n)).collect());
+    let checked = |name: &&str| {
+        let mut container = container(name, name);
+        container.health.interval = Duration::from_millis(100);
+        container
+    };
+    let mut spec = host_spec(names[..servers].iter().map(checked).collect());
     spec.proxy.log = true;
     change(&mut spec);
     let servers: Vec<Server> = (1..=servers)
