@@ -4,6 +4,8 @@
 
 use handover::{
     Cause, Deadlines, End, Failure, Limits, Phase, Receipt, Schemas, Settings,
+    control::{Answer, Request, Role, ask},
+    desk::{Desk, Event},
     predecessor::{self, Counts, Ending, Precopied},
     successor::{self, Inheritance},
     unobserved,
@@ -833,6 +835,37 @@ fn a_successor_is_told_when_there_is_nothing_to_take() {
     assert!(
         matches!(failure.cause, Cause::Refused(reason) if reason == "this process does not serve")
     );
+}
+
+/// A leader compares both sides as soon as the successor has taken over.
+#[test]
+fn who_has_given_everything_says_at_once_that_it_has_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let desk = Desk::new(settings()).unwrap();
+    desk.note(|status| status.role = Role::Serving);
+    desk.counts(1, 3);
+    desk.obey(handover::place::bind(&path).unwrap()).unwrap();
+    let (held, _clients) = connections(3);
+    let (a, b) = UnixStream::pair().unwrap();
+    let successor = thread::spawn(move || take_all(b, settings()).unwrap());
+    desk.successor(a);
+    let asked = loop {
+        match desk.next() {
+            Some(Event::Asked(asked)) => break asked,
+            _ => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    let status = || match ask(&path, Request::Status {}, Duration::from_secs(60)) {
+        Ok(Answer::Status(status)) => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((status().role, status().connections), (Role::Giving, 3));
+    assert!(desk.gave(asked.give(&[], &[], with_states(&held))));
+    let status = status();
+    assert_eq!(status.role, Role::Emptied);
+    assert_eq!((status.listeners, status.connections), (0, 0));
+    successor.join().unwrap();
 }
 
 #[test]

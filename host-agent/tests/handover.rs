@@ -600,6 +600,41 @@ async fn several_containers_that_hand_over_and_ordinary_ones_are_swapped_togethe
     assert_eq!(host.get("/").await, (200, "5".into()));
 }
 
+/// Whoever goes while the new version serves has lost nothing when that is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_by_itself_in_the_bake_is_not_counted_as_dropped() {
+    let cloud = Cloud::start().await;
+    let host = TestHost::new(&cloud).await;
+    // In the bake it must fail four times, so that somebody can leave meanwhile.
+    let patient = |version: &str, arguments: &[&str]| {
+        let mut spec = keeper_named("web");
+        spec.health.healthy = 4;
+        keeper_of(version, arguments, spec)
+    };
+    host.boot(&cloud, &patient("1", &[]), "01A").await;
+    let mut clients = clients(&host, 3).await;
+    let two = patient("2", &["--sick"]);
+    cloud.upload(&two).await;
+    cloud.want(&two.digest, "01B", in_minutes(20)).await;
+    let mut agent = host.agent(&cloud, &["hotswap"]).spawn().unwrap();
+    eventually("the new version serves", async || {
+        roles(&host).contains(&Role::Emptied).then_some(())
+    })
+    .await;
+    drop(clients.pop());
+    assert!(agent.wait().await.unwrap().success());
+    let verdict = cloud.verdict("01B").await;
+    assert_eq!((verdict.kind, verdict.step), (Kind::Failed, Step::Bake));
+    let account = verdict.handover.unwrap();
+    assert!(
+        account.handed_over >= 3 && account.taken_back >= 2 && account.dropped == 0,
+        "{account:?}"
+    );
+    for client in &mut clients {
+        assert_eq!(client.say().await, "1");
+    }
+}
+
 /// The agent with this errand, killed where it is about to hand over.
 async fn kill_before_the_handover(cloud: &Cloud, host: &TestHost, payload: &Payload, swap: &str) {
     cloud.upload(payload).await;
