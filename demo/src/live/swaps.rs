@@ -17,9 +17,6 @@ const ROUND: Duration = Duration::from_millis(1100);
 /// Messages flow for so long before the first swap, and after the last one.
 const STEADY: Duration = Duration::from_secs(3);
 
-/// Fewer swaps than this say nothing about the server's memory: each is by another process.
-const GROWTH_SWAPS: usize = 20;
-
 /// Memory of the server may grow by so many percent over all swaps.
 const GROWTH_PERCENT: f64 = 2.0;
 
@@ -148,7 +145,7 @@ impl Swaps {
                 ));
             }
         }
-        if self.server.len() > GROWTH_SWAPS && self.growth_percent() > GROWTH_PERCENT {
+        if self.growth_percent() > GROWTH_PERCENT {
             problems.push(format!(
                 "the server's memory grew by {:.1} % from the first swap to the last",
                 self.growth_percent()
