@@ -20,7 +20,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -850,11 +850,13 @@ fn who_has_given_everything_says_at_once_that_it_has_nothing() {
     let (a, b) = UnixStream::pair().unwrap();
     let successor = thread::spawn(move || take_all(b, settings()).unwrap());
     desk.successor(a);
+    let begun = Instant::now();
     let asked = loop {
         match desk.next() {
             Some(Event::Asked(asked)) => break asked,
             _ => thread::sleep(Duration::from_millis(1)),
         }
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody asks");
     };
     let status = || match ask(&path, Request::Status {}, Duration::from_secs(60)) {
         Ok(Answer::Status(status)) => status,

@@ -213,7 +213,7 @@ fn a_swap_is_put_off_while_something_is_still_to_be_kept() {
         while service.first.get("/metrics").body.contains(idle) {
             assert!(begun.elapsed() < PATIENCE);
         }
-        let receipt = service.try_to_take_over("second");
+        let receipt = service.take_over("second");
         file.execute_batch("COMMIT").expect("it unlocks");
         assert_eq!(receipt.end, End::Failed, "{receipt:?}");
         let cause = receipt.cause.unwrap_or_default();

@@ -149,21 +149,8 @@ impl Service {
     }
 
     /// Has a process take over, and gives its receipt once the other one has done its part, too: whoever took over may say
-    /// so before the other one has let go. A handover that is put off because the disk is slow is tried again, as its
-    /// message says.
+    /// so before the other one has let go.
     pub fn take_over(&self, name: &str) -> Receipt {
-        let begun = Instant::now();
-        loop {
-            let receipt = self.try_to_take_over(name);
-            let cause = receipt.cause.as_deref().unwrap_or_default();
-            if !cause.contains("the disk is slow, try again") || begun.elapsed() > PATIENCE {
-                return receipt;
-            }
-        }
-    }
-
-    /// The same, once.
-    pub fn try_to_take_over(&self, name: &str) -> Receipt {
         let receipt = match self.ask(name, Request::TakeOver {}) {
             Some(Answer::Receipt(receipt)) => receipt,
             other => panic!("no receipt from {name}: {other:?}"),
