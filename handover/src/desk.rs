@@ -38,14 +38,14 @@ const MAX_CONVERSATIONS: usize = 16;
 
 /// How long a successor's offer waits for what it may be told in advance. A loop that is busier than that tells nothing:
 /// everything is told in the freeze, then.
-const TELLS_WITHIN: Duration = Duration::from_millis(500);
+const PRECOPIES_WITHIN: Duration = Duration::from_millis(500);
 
 /// Something that only the loop can decide.
 #[derive(Debug)]
 pub enum Event {
-    /// A successor will ask in a moment: what never changes may be [told](Telling::tell) already. Dropping this is having
+    /// A successor will ask in a moment: what never changes may be [told](Precopy::give) already. Dropping this is having
     /// nothing to tell.
-    Telling(Telling),
+    Precopy(Precopy),
     /// A successor is ready, and waits: freeze, and [`Asked::give`] it everything, within `Deadlines::freeze`; then
     /// [`Desk::gave`]. While everything is frozen the loop has nothing else to do, and may do that itself.
     Asked(Box<Asked>),
@@ -58,19 +58,19 @@ pub enum Event {
 
 /// A successor that can be told something before the freeze.
 #[derive(Debug)]
-pub struct Telling {
+pub struct Precopy {
     schema: u32,
     reply: Sender<Precopied>,
 }
 
-impl Telling {
+impl Precopy {
     /// The version in which to write.
     pub fn schema(&self) -> u32 {
         self.schema
     }
 
-    /// Tells it. Whether it came in time, [`Asked::precopied`] says.
-    pub fn tell(self, precopied: Precopied) {
+    /// Gives it. Whether it came in time, [`Asked::precopied`] says.
+    pub fn give(self, precopied: Precopied) {
         // Too late: nobody waits for it.
         let _ = self.reply.send(precopied);
     }
@@ -323,10 +323,10 @@ impl Shared {
         };
         let precopy = |schema| {
             let (reply, told) = mpsc::channel();
-            self.tell(Event::Telling(Telling { schema, reply }));
-            told.recv_timeout(TELLS_WITHIN).unwrap_or_default()
+            self.tell(Event::Precopy(Precopy { schema, reply }));
+            told.recv_timeout(PRECOPIES_WITHIN).unwrap_or_default()
         };
-        match predecessor::answer_telling(
+        match predecessor::answer_with_precopy(
             stream,
             now,
             &self.settings,

@@ -91,7 +91,7 @@ pub fn answer(
     settings: &Settings,
     observer: Observer,
 ) -> Result<Asked, Failure> {
-    answer_telling(stream, now, settings, observer, |_| Precopied::default())
+    answer_with_precopy(stream, now, settings, observer, |_| Precopied::default())
 }
 
 /// As [`answer`], and tells the successor something in advance, in the version of the state that is given to `precopy`.
@@ -99,7 +99,7 @@ pub fn answer(
 ///
 /// # Errors
 /// As [`answer`].
-pub fn answer_telling(
+pub fn answer_with_precopy(
     stream: UnixStream,
     now: Counts,
     settings: &Settings,

@@ -5,7 +5,7 @@
 use handover::{
     Cause, Deadlines, End, Failure, Limits, Phase, Receipt, Schemas, Settings,
     control::{Answer, Request, Role, ask},
-    desk::{Desk, Event},
+    desk::{Desk, Event, Precopy},
     predecessor::{self, Counts, Ending, Precopied},
     successor::{self, Inheritance},
     unobserved,
@@ -167,7 +167,7 @@ fn what_is_told_in_advance_is_there_before_anything_is_frozen() {
             offered.take::<State, _>(Ok).unwrap()
         });
         let asked =
-            predecessor::answer_telling(a, counts(0), &settings(), unobserved(), |schema| {
+            predecessor::answer_with_precopy(a, counts(0), &settings(), unobserved(), |schema| {
                 assert_eq!(schema, 1);
                 Precopied {
                     bytes: told,
@@ -196,7 +196,7 @@ fn what_was_told_in_advance_may_be_declined_before_anything_is_frozen() {
         bytes: vec![1],
         mark: 7,
     };
-    let failure = predecessor::answer_telling(a, counts(0), &settings(), unobserved(), told);
+    let failure = predecessor::answer_with_precopy(a, counts(0), &settings(), unobserved(), told);
     let failure = failure.unwrap_err();
     assert_eq!(failure.phase, Some(Phase::Offered));
     assert_eq!(failure.receipt.frozen_ms, 0.0);
@@ -221,7 +221,7 @@ fn what_is_told_in_advance_is_limited() {
     };
     let (a, b) = UnixStream::pair().unwrap();
     let successor = thread::spawn(move || take_all(b, settings()).unwrap());
-    let asked = predecessor::answer_telling(a, counts(0), &limited(10), unobserved(), told);
+    let asked = predecessor::answer_with_precopy(a, counts(0), &limited(10), unobserved(), told);
     let asked = asked.unwrap();
     assert_eq!(asked.precopied(), None);
     let ending = asked.give(&[], &[], with_states(&[]));
@@ -230,7 +230,7 @@ fn what_is_told_in_advance_is_limited() {
 
     let (a, b) = UnixStream::pair().unwrap();
     let successor = thread::spawn(move || take_all(b, limited(10)).unwrap_err());
-    let refused = predecessor::answer_telling(a, counts(0), &settings(), unobserved(), told);
+    let refused = predecessor::answer_with_precopy(a, counts(0), &settings(), unobserved(), told);
     assert_eq!(refused.unwrap_err().receipt.frozen_ms, 0.0);
     let failure = successor.join().unwrap().to_string();
     assert!(
@@ -837,6 +837,44 @@ fn a_successor_is_told_when_there_is_nothing_to_take() {
     );
 }
 
+/// Waits until a successor asks; with what it could have been told before.
+fn asked(desk: &Desk) -> (Box<predecessor::Asked>, Option<Precopy>) {
+    let begun = Instant::now();
+    let mut unanswered = None;
+    loop {
+        match desk.next() {
+            Some(Event::Asked(asked)) => return (asked, unanswered),
+            Some(Event::Precopy(precopy)) => unanswered = Some(precopy),
+            _ => thread::sleep(Duration::from_millis(1)),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody asks");
+    }
+}
+
+/// A loop that is too busy to tell anything in advance holds nobody up, and knows that it has told nothing.
+#[test]
+fn what_is_told_too_late_is_not_told() {
+    let desk = Desk::new(settings()).unwrap();
+    desk.note(|status| status.role = Role::Serving);
+    desk.counts(0, 3);
+    let (held, _clients) = connections(3);
+    let (a, b) = UnixStream::pair().unwrap();
+    let successor = thread::spawn(move || {
+        let mut offered = successor::ask(b, &settings(), unobserved()).unwrap();
+        assert!(offered.precopied().is_empty());
+        offered.take::<State, _>(Ok).unwrap()
+    });
+    desk.successor(a);
+    let (asked, precopy) = asked(&desk);
+    precopy.expect("it was asked for").give(Precopied {
+        bytes: vec![1],
+        mark: 7,
+    });
+    assert_eq!(asked.precopied(), None);
+    assert!(desk.gave(asked.give(&[], &[], with_states(&held))));
+    successor.join().unwrap();
+}
+
 /// A leader compares both sides as soon as the successor has taken over.
 #[test]
 fn who_has_given_everything_says_at_once_that_it_has_nothing() {
@@ -850,14 +888,7 @@ fn who_has_given_everything_says_at_once_that_it_has_nothing() {
     let (a, b) = UnixStream::pair().unwrap();
     let successor = thread::spawn(move || take_all(b, settings()).unwrap());
     desk.successor(a);
-    let begun = Instant::now();
-    let asked = loop {
-        match desk.next() {
-            Some(Event::Asked(asked)) => break asked,
-            _ => thread::sleep(Duration::from_millis(1)),
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "nobody asks");
-    };
+    let (asked, _) = asked(&desk);
     let status = || match ask(&path, Request::Status {}, Duration::from_secs(60)) {
         Ok(Answer::Status(status)) => status,
         other => panic!("{other:?}"),

@@ -130,7 +130,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             match event {
                 Event::Asked(asked) => keeper.give(*asked),
                 Event::TakeOver => keeper.take_over().unwrap_or_else(|e| eprintln!("{e}")),
-                Event::Telling(_) => {}
+                Event::Precopy(_) => {}
                 Event::Retire => return Ok(()),
             }
         }

@@ -308,16 +308,21 @@ fn a_server_that_is_given_nonsense_gives_it_back() {
             bytes: told.to_vec(),
             mark: 0,
         };
-        let ending =
-            match predecessor::answer_telling(stream, counts, &settings(), unobserved(), precopy) {
-                Ok(asked) => {
-                    let others = others.iter().map(|(fd, Raw(state))| (fd, &state[..]));
-                    let all: Vec<_> = std::iter::once((client, state)).chain(others).collect();
-                    let states = all.into_iter().map(|(fd, state)| (fd, Raw(state.to_vec())));
-                    asked.give(&listeners, shared, states.collect::<Vec<_>>())
-                }
-                Err(failure) => Ending::Resume(failure),
-            };
+        let ending = match predecessor::answer_with_precopy(
+            stream,
+            counts,
+            &settings(),
+            unobserved(),
+            precopy,
+        ) {
+            Ok(asked) => {
+                let others = others.iter().map(|(fd, Raw(state))| (fd, &state[..]));
+                let all: Vec<_> = std::iter::once((client, state)).chain(others).collect();
+                let states = all.into_iter().map(|(fd, state)| (fd, Raw(state.to_vec())));
+                asked.give(&listeners, shared, states.collect::<Vec<_>>())
+            }
+            Err(failure) => Ending::Resume(failure),
+        };
         let answer = order.join().expect("no panic").expect("an answer");
         let Answer::Receipt(receipt) = answer else {
             panic!("no receipt: {answer:?}");

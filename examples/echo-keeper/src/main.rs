@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             match event {
                 Event::Asked(asked) => keeper.give(*asked),
                 Event::TakeOver => drop(keeper.take_over()), // The leader is told.
-                Event::Telling(_) => {} // There is little to tell, and all of it changes.
+                Event::Precopy(_) => {} // There is little to tell, and all of it changes.
                 Event::Retire => return Ok(()),
             }
         }

@@ -189,7 +189,7 @@ impl Child {
                         }
                         Err(failure) => eprintln!("{failure}"),
                     },
-                    Event::Telling(telling) => telling.tell(Precopied {
+                    Event::Precopy(precopy) => precopy.give(Precopied {
                         bytes: b"in advance".to_vec(),
                         mark: 0,
                     }),

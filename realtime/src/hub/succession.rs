@@ -66,9 +66,9 @@ struct SubscriptionState<'a> {
 /// What a successor knows before anything is frozen: the claims of connect tokens, which never change. Reading them is
 /// half of what it takes to read a connection.
 #[derive(Debug, Default)]
-pub struct Foreknown(HashMap<ConnectionId, Arc<Claims>>);
+pub struct Precopy(HashMap<ConnectionId, Arc<Claims>>);
 
-impl Foreknown {
+impl Precopy {
     /// Reads what [`Hub::precopy`] wrote.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Arrival {
     ///
     /// # Errors
     /// A sentence.
-    pub fn complete(self, known: &mut Foreknown) -> Result<Revived, String> {
+    pub fn complete(self, known: &mut Precopy) -> Result<Revived, String> {
         let complete = |(claims, rest): (Option<_>, Rest)| {
             let claims = claims.or_else(|| known.0.remove(&rest.id));
             let claims = claims.ok_or_else(|| Unreadable::NoClaims(rest.id.as_str().to_owned()))?;

@@ -30,7 +30,7 @@ use crate::config::Address;
 use crate::engine::EngineState;
 use crate::http as wire;
 use crate::hub::Client;
-use crate::hub::succession::{Arrival, ConnectionState, Foreknown, Revived};
+use crate::hub::succession::{Arrival, ConnectionState, Precopy, Revived};
 use crate::info::VERSION;
 use crate::outbox::Key;
 use crate::time::Now;
@@ -117,7 +117,7 @@ struct Heir {
 }
 
 impl SocketState<'_, Arrival> {
-    fn revive(self, fd: OwnedFd, known: &mut Foreknown) -> Result<Heir, String> {
+    fn revive(self, fd: OwnedFd, known: &mut Precopy) -> Result<Heir, String> {
         let mut connection = None;
         let kind = match self.speaks {
             Speaks::WebSocket {
@@ -253,7 +253,7 @@ impl Server {
     pub(super) fn succession_due(&mut self, now: Now) -> bool {
         while let Some(event) = self.succession.as_ref().and_then(|it| it.desk.next()) {
             match event {
-                Event::Telling(telling) => telling.tell(self.hub.precopy()),
+                Event::Precopy(precopy) => precopy.give(self.hub.precopy()),
                 Event::Asked(asked) => self.give(now, *asked),
                 Event::TakeOver => self.take_over(now),
                 Event::Retire => {
@@ -487,7 +487,7 @@ impl Server {
             successor::connect(&succession.place.handover, desk.settings(), desk.observer());
         let taken = offered.and_then(|mut offered| {
             // Nobody is frozen before `take`.
-            let mut known = match Foreknown::read(&offered.precopied()) {
+            let mut known = match Precopy::read(&offered.precopied()) {
                 Ok(known) => known,
                 Err(why) => return Err(offered.decline(why)),
             };
@@ -605,7 +605,7 @@ fn warm(connections: usize) -> Option<Vec<u8>> {
 /// Reads everything that came; what can't be read calls the handover off.
 fn revive(
     inheritance: Inheritance<Travelling<'static, Arrival>>,
-    known: &mut Foreknown,
+    known: &mut Precopy,
 ) -> Result<Taken, String> {
     let mut shared: Shared<'static, Arrival> = match postcard::from_bytes(&inheritance.shared) {
         Ok(shared) => shared,
